@@ -1,1 +1,9 @@
+pub mod batch;
+pub mod copy;
+pub mod embedded;
 pub mod error;
+pub mod ledger;
+pub mod memory;
+pub mod partition;
+pub mod postgres;
+pub mod source;

@@ -1,0 +1,147 @@
+//! Binary COPY: how tuples look on the wire, and the block of tuples that one transaction sends.
+//!
+//! The format is the PostgreSQL manual's, chapter "COPY", section "Binary Format": a 19-byte header, then
+//! per tuple an `int16` count of fields and per field an `int32` length (-1 for null) and that many bytes,
+//! then an `int16` of -1. All integers are big-endian.
+
+mod numeric;
+mod scalar;
+mod vector;
+
+use bytes::Bytes;
+
+pub use numeric::put_numeric;
+pub use scalar::{POSTGRES_EPOCH_DAYS, POSTGRES_EPOCH_MICROS, put_array, put_null, put_value};
+pub use vector::{put_halfvec, put_vector, vector_field_bytes};
+
+/// Signature, flags (none) and header extension (none).
+pub const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+
+/// The file trailer: a field count of -1.
+pub const TRAILER: &[u8] = &[0xff, 0xff];
+
+/// What a set of committed rows is, in terms that hold for every later run: all accepted rows of `unit`
+/// between `first_row` and `last_row` (both inclusive) whose channel hash lies in `hash_low..=hash_high`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slice {
+    /// Index of the source in the plan.
+    pub source: usize,
+    /// Unit of the source; in Parquet the row group.
+    pub unit: u32,
+    /// First row of the range, counted from 0 within the unit.
+    pub first_row: u64,
+    /// Last row of the range, inclusive.
+    pub last_row: u64,
+    /// Lowest channel hash of the range.
+    pub hash_low: i32,
+    /// Highest channel hash of the range, inclusive.
+    pub hash_high: i32,
+    /// Rows of this slice that were sent.
+    pub rows: u64,
+}
+
+impl Slice {
+    /// Grows this slice by `next` if the two describe neighbouring row ranges of one unit and the same
+    /// hash range; the union then describes exactly the rows of both.
+    pub fn absorb(&mut self, next: &Slice) -> bool {
+        let adjacent = self.source == next.source
+            && self.unit == next.unit
+            && self.hash_low == next.hash_low
+            && self.hash_high == next.hash_high
+            && (self.last_row + 1 == next.first_row || next.last_row + 1 == self.first_row);
+        if adjacent {
+            self.first_row = self.first_row.min(next.first_row);
+            self.last_row = self.last_row.max(next.last_row);
+            self.rows += next.rows;
+        }
+        adjacent
+    }
+}
+
+/// Ids from `first` to `last`, inclusive, reserved from the id column's sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// First id.
+    pub first: i64,
+    /// Last id.
+    pub last: i64,
+}
+
+/// The encoded rows of one batch for one partition.
+#[derive(Debug)]
+pub struct Segment {
+    /// Whole tuples, one after another.
+    pub tuples: Bytes,
+    /// What the tuples are.
+    pub slice: Slice,
+    /// Ids given to the rows, if ids are reserved.
+    pub ids: Vec<IdRange>,
+}
+
+/// Segments for one endpoint that go into one transaction.
+#[derive(Debug, Default)]
+pub struct CopyBlock {
+    /// In the order in which they are sent.
+    pub segments: Vec<Bytes>,
+    /// What the rows are, neighbouring slices joined.
+    pub slices: Vec<Slice>,
+    /// Ids of the rows, neighbouring ranges joined.
+    pub ids: Vec<IdRange>,
+    /// Rows in the block.
+    pub rows: u64,
+    /// Bytes of tuples in the block.
+    pub bytes: usize,
+}
+
+impl CopyBlock {
+    /// Adds a segment without copying its bytes.
+    pub fn push(&mut self, segment: Segment) {
+        self.rows += segment.slice.rows;
+        self.bytes += segment.tuples.len();
+        self.segments.push(segment.tuples);
+        if !self.slices.iter_mut().rev().any(|slice| slice.absorb(&segment.slice)) {
+            self.slices.push(segment.slice);
+        }
+        for range in segment.ids {
+            match self.ids.last_mut() {
+                Some(last) if last.last + 1 == range.first => last.last = range.last,
+                _ => self.ids.push(range),
+            }
+        }
+    }
+
+    /// Hash over the tuples in sending order, kept in the ledger.
+    pub fn checksum(&self) -> i64 {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        for segment in &self.segments {
+            hasher.update(segment);
+        }
+        hasher.digest().cast_signed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(first_row: u64, last_row: u64) -> Slice {
+        let rows = last_row - first_row + 1;
+        Slice { source: 0, unit: 0, first_row, last_row, hash_low: i32::MIN, hash_high: i32::MAX, rows }
+    }
+
+    #[test]
+    fn neighbouring_slices_join_and_others_do_not() {
+        let mut one = slice(0, 9);
+        assert!(one.absorb(&slice(10, 19)));
+        assert_eq!(one, slice(0, 19));
+        assert!(!one.absorb(&slice(21, 30)), "a gap is not covered");
+        assert!(!one.absorb(&Slice { hash_low: 0, ..slice(20, 30) }), "other hashes are not covered");
+        assert!(!one.absorb(&Slice { unit: 1, ..slice(20, 30) }));
+    }
+
+    #[test]
+    fn header_is_as_the_manual_says() {
+        assert_eq!(HEADER.len(), 19);
+        assert_eq!(&HEADER[..11], b"PGCOPY\n\xff\r\n\0");
+    }
+}

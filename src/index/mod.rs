@@ -1,0 +1,196 @@
+//! Secondary indexes: which ones the target gets, dropped before a load and built after it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio_postgres::Client;
+
+use crate::error::{Error, Result};
+use crate::postgres::catalog::Target;
+use crate::postgres::types::TargetType;
+use crate::postgres::{Session, pg_error, quote_ident};
+
+/// pgvector indexes a `vector` of at most so many dimensions, a `halfvec` of twice as many (its README,
+/// "HNSW").
+const VECTOR_DIM_MAX: usize = 2_000;
+const HALFVEC_DIM_MAX: usize = 4_000;
+
+/// Index names share the 63 bytes of a name with a suffix that Citus adds.
+const NAME_BYTES_MAX: usize = 48;
+
+/// An index to build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct IndexDefinition {
+    /// Its name.
+    pub name: String,
+    /// The statement that creates it.
+    pub sql: String,
+}
+
+/// The indexes of a target: HNSW by cosine distance, and one for each supporting column that is there.
+pub fn standard_indexes(target: &Target, embedding: &str) -> Result<Vec<IndexDefinition>> {
+    let mut indexes = Vec::new();
+    let column = |name: &str, types: &[TargetType]| {
+        target.column(name).is_some_and(|column| column.target_type.as_ref().is_some_and(|found| types.contains(found)))
+    };
+    let integers = [TargetType::Int2, TargetType::Int4, TargetType::Int8];
+    for (name, types, access) in [
+        ("channel_id", &integers[..], ""),
+        ("user_id", &integers[..], ""),
+        ("created_at", &[TargetType::Timestamptz, TargetType::Timestamp][..], ""),
+        ("metadata", &[TargetType::Jsonb][..], "using gin "),
+    ] {
+        if column(name, types) {
+            indexes.push(define(target, name, &format!("{access}({})", quote_ident(name))));
+        }
+    }
+    let Some(embedding) = target.column(embedding) else { return Ok(indexes) };
+    let quoted = quote_ident(&embedding.name);
+    let hnsw = match &embedding.target_type {
+        Some(TargetType::Vector(Some(dim))) if *dim <= VECTOR_DIM_MAX => {
+            format!("using hnsw ({quoted} {})", operators(target, "vector_cosine_ops"))
+        }
+        Some(TargetType::Vector(Some(dim))) if *dim <= HALFVEC_DIM_MAX => {
+            format!("using hnsw (({quoted}::halfvec({dim})) {})", operators(target, "halfvec_cosine_ops"))
+        }
+        Some(TargetType::Halfvec(Some(dim))) if *dim <= HALFVEC_DIM_MAX => {
+            format!("using hnsw ({quoted} {})", operators(target, "halfvec_cosine_ops"))
+        }
+        Some(TargetType::Vector(dim) | TargetType::Halfvec(dim)) => {
+            let what = dim.map_or("a column without a dimension".into(), |dim| format!("{dim} dimensions"));
+            return Err(Error::refused(format!("pgvector can't build an HNSW index over {what}"))
+                .hint(format!("give --no-index to migrate or --index none to load; HNSW takes up to {HALFVEC_DIM_MAX} dimensions")));
+        }
+        _ => return Ok(indexes),
+    };
+    indexes.push(define(target, &embedding.name, &hnsw));
+    Ok(indexes)
+}
+
+/// Operator classes are found on the search path, as everywhere with pgvector.
+fn operators(_target: &Target, class: &str) -> String {
+    class.to_string()
+}
+
+fn define(target: &Target, column: &str, what: &str) -> IndexDefinition {
+    let mut name = format!("{}_{column}_idx", target.name.name);
+    if name.len() > NAME_BYTES_MAX {
+        let hash = xxhash_rust::xxh3::xxh3_64(name.as_bytes()) as u32;
+        let mut end = NAME_BYTES_MAX - 9;
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        name = format!("{}_{hash:08x}", &name[..end]);
+    }
+    let sql = format!("create index if not exists {} on {} {what}", quote_ident(&name), target.name.sql());
+    IndexDefinition { name, sql }
+}
+
+/// Definitions of the target's indexes that no constraint needs and that are not unique.
+pub async fn secondary_indexes(client: &Client, target: &Target) -> Result<Vec<IndexDefinition>> {
+    let rows = client
+        .query(
+            "select c.relname, pg_get_indexdef(i.indexrelid) as definition
+             from pg_index i join pg_class c on c.oid = i.indexrelid
+             where i.indrelid = $1 and not i.indisunique and not i.indisprimary
+               and not exists (select from pg_constraint k where k.conindid = i.indexrelid)
+             order by c.relname",
+            &[&target.oid],
+        )
+        .await
+        .map_err(|error| pg_error(format!("list the indexes of {}", target.name), error))?;
+    Ok(rows.iter().map(|row| IndexDefinition { name: row.get(0), sql: row.get(1) }).collect())
+}
+
+/// Drops indexes of the target's schema.
+pub async fn drop_indexes(client: &Client, target: &Target, indexes: &[IndexDefinition]) -> Result<()> {
+    let schema = target.name.schema.as_deref().map(|schema| format!("{}.", quote_ident(schema))).unwrap_or_default();
+    for index in indexes {
+        let sql = format!("drop index if exists {schema}{}", quote_ident(&index.name));
+        client.batch_execute(&sql).await.map_err(|error| pg_error(format!("drop index {}", index.name), error))?;
+    }
+    Ok(())
+}
+
+/// How far a build is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildProgress {
+    /// The server's name of the phase.
+    pub phase: String,
+    /// Done and total, in tuples or blocks, whichever the phase counts.
+    pub done: u64,
+    /// Total.
+    pub total: u64,
+}
+
+/// Builds indexes one after another, each with the parallel workers that the server allows; `progress` is
+/// told the index's name and how far it is.
+pub async fn build(
+    session: &Session,
+    watcher: &Session,
+    target: &Target,
+    indexes: &[IndexDefinition],
+    progress: &(dyn Fn(&str, Option<BuildProgress>) + Send + Sync),
+) -> Result<()> {
+    let failed = |error| pg_error(format!("prepare {} for index builds", target.name), error);
+    // The server sizes parallel builds by heap pages, and TOASTed vectors leave few of them; a number on
+    // the table is taken as it is.
+    let workers = "select current_setting('max_parallel_maintenance_workers')::int";
+    let workers: i32 = session.query_one(workers, &[]).await.map_err(failed)?.get(0);
+    let table = target.name.sql();
+    let parallel = workers > 0 && target.citus.is_none();
+    if parallel {
+        set_parallel_workers(session, &table, Some(workers)).await.map_err(failed)?;
+    }
+    let mut outcome = Ok(());
+    for index in indexes {
+        progress(&index.name, None);
+        outcome = build_one(session, watcher, target, index, progress).await;
+        if outcome.is_err() {
+            break;
+        }
+    }
+    if parallel {
+        set_parallel_workers(session, &table, None).await.map_err(failed)?;
+    }
+    outcome
+}
+
+async fn set_parallel_workers(session: &Session, table: &str, workers: Option<i32>) -> Result<(), tokio_postgres::Error> {
+    match workers {
+        Some(workers) => session.batch_execute(&format!("alter table {table} set (parallel_workers = {workers})")).await,
+        None => session.batch_execute(&format!("alter table {table} reset (parallel_workers)")).await,
+    }
+}
+
+async fn build_one(
+    session: &Session,
+    watcher: &Session,
+    target: &Target,
+    index: &IndexDefinition,
+    progress: &(dyn Fn(&str, Option<BuildProgress>) + Send + Sync),
+) -> Result<()> {
+    const LOOK_EVERY: Duration = Duration::from_millis(500);
+    let mut build = std::pin::pin!(session.batch_execute(&index.sql));
+    let built = loop {
+        match tokio::time::timeout(LOOK_EVERY, &mut build).await {
+            Ok(built) => break built,
+            Err(_elapsed) => progress(&index.name, look(watcher, target).await),
+        }
+    };
+    built.map_err(|error| {
+        session
+            .error(format!("build index {}", index.name), error)
+            .hint(format!("the rows are loaded; build it later: {};", index.sql))
+    })
+}
+
+/// A glance at the build; a look that fails only costs a line of progress.
+async fn look(watcher: &Session, target: &Target) -> Option<BuildProgress> {
+    let sql = "select phase, case when tuples_total > 0 then tuples_done else blocks_done end as done,
+            case when tuples_total > 0 then tuples_total else blocks_total end as total
+        from pg_stat_progress_create_index where relid = $1 limit 1";
+    let row = watcher.query_opt(sql, &[&target.oid]).await.ok()??;
+    let count = |column: &str| row.get::<_, i64>(column).cast_unsigned();
+    Some(BuildProgress { phase: row.get("phase"), done: count("done"), total: count("total") })
+}

@@ -1,0 +1,515 @@
+//! The start of a run: which sources are known, who holds them, and what is left to do.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio_postgres::{Client, Row, Transaction};
+
+use super::blocks::Run;
+use super::coverage::{Coverage, CoveredSlice};
+use super::{ALIVE_LOCK, START_LOCK};
+use crate::error::{Error, Result};
+use crate::postgres::catalog::Target;
+use crate::postgres::pg_error;
+use crate::source::fingerprint::{Fingerprint, full_hash};
+use crate::source::parquet::PositionedFile;
+
+/// A killed run's lock goes when the server notices that its client is gone, which on one machine takes
+/// milliseconds; only then is the holder called alive.
+const HOLDER_GONE_WAIT: Duration = Duration::from_secs(5);
+
+/// A source as the command names it.
+#[derive(Debug, Clone)]
+pub struct NamedSource {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its format.
+    pub kind: &'static str,
+    /// Its identity.
+    pub fingerprint: Fingerprint,
+    /// Number of units.
+    pub units: u32,
+    /// Number of rows.
+    pub rows: u64,
+    /// Mapping and options that shape its rows.
+    pub recipe: serde_json::Value,
+}
+
+/// What a run asks for.
+#[derive(Debug, Clone)]
+pub struct ClaimRequest {
+    /// `--name`.
+    pub name: Option<String>,
+    /// `--again`: load sources that are loaded already once more.
+    pub again: bool,
+    /// What becomes of secondary indexes.
+    pub index_plan: &'static str,
+    /// The sources, in the order of the command.
+    pub sources: Vec<NamedSource>,
+}
+
+/// A source that this run may work on.
+#[derive(Debug)]
+pub struct ClaimedSource {
+    /// Its id in the ledger.
+    pub source_id: i64,
+    /// Whether all its rows are in.
+    pub is_complete: bool,
+    /// What earlier runs have committed.
+    pub coverage: Coverage,
+    /// Rejects by reason class, of earlier runs.
+    pub load_id: i64,
+}
+
+/// The outcome of a claim.
+#[derive(Debug)]
+pub struct Claim {
+    /// The run; `None` if every source is loaded already.
+    pub run: Option<Run>,
+    /// The load that this run belongs to; if all is loaded, the load of the first source.
+    pub load_id: i64,
+    /// Whether the run goes on with an earlier load.
+    pub resumed: bool,
+    /// Index plan and dropped indexes of the load, which a resumption inherits.
+    pub index_plan: String,
+    /// Definitions of indexes that the load has dropped.
+    pub dropped_indexes: Vec<String>,
+    /// The sources, in the order of the request.
+    pub sources: Vec<ClaimedSource>,
+}
+
+struct Known {
+    source_id: i64,
+    occurrence: i32,
+    state: String,
+    recipe: serde_json::Value,
+    modified_nanos: i64,
+    full_hash: Option<String>,
+    load_id: i64,
+}
+
+enum Choice {
+    Known { source_id: i64, load_id: i64, is_complete: bool },
+    New { occurrence: i32 },
+}
+
+/// Claims the sources of a request. The connection must stay open while the run lasts: it holds the lock
+/// that shows that the run is alive.
+pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest) -> Result<Claim> {
+    let failed = |error| pg_error("claim the sources in the ledger", error);
+    let target_key = target.oid.cast_signed();
+    let transaction = client.transaction().await.map_err(failed)?;
+    let start = "select pg_advisory_xact_lock($1, $2)";
+    transaction.execute(start, &[&START_LOCK, &target_key]).await.map_err(failed)?;
+
+    let mut choices = Vec::with_capacity(request.sources.len());
+    let mut taken = BTreeSet::new();
+    let mut new_occurrences: HashMap<&str, i32> = HashMap::new();
+    for source in &request.sources {
+        let known = known_sources(&transaction, target, source).await?;
+        let highest = known.iter().map(|known| known.occurrence).max().unwrap_or(-1);
+        let chosen = match choose(source, &known, &taken, request.again, target)? {
+            Some(known) => {
+                same_content(&transaction, source, known, target).await?;
+                taken.insert(known.source_id);
+                Choice::Known {
+                    source_id: known.source_id,
+                    load_id: known.load_id,
+                    is_complete: known.state == "complete",
+                }
+            }
+            None => {
+                if !request.again {
+                    unchanged_since_interrupted(&transaction, source, target).await?;
+                }
+                let next = new_occurrences.entry(&source.fingerprint.content).or_insert(highest + 1);
+                let occurrence = *next;
+                *next += 1;
+                Choice::New { occurrence }
+            }
+        };
+        choices.push(chosen);
+    }
+
+    let open_loads: BTreeSet<i64> = choices
+        .iter()
+        .filter_map(|choice| match choice {
+            Choice::Known { load_id, is_complete: false, .. } => Some(*load_id),
+            _ => None,
+        })
+        .collect();
+    let all_complete = choices.iter().all(|choice| matches!(choice, Choice::Known { is_complete: true, .. }));
+    for load_id in &open_loads {
+        take_over(&transaction, *load_id).await?;
+    }
+
+    let chosen_ids: BTreeSet<i64> = taken.clone();
+    let resumed = resumable(&transaction, &open_loads, &chosen_ids, &choices).await?;
+    let (mut claim, run) = match (all_complete, resumed) {
+        (true, _) => {
+            let load_id = match choices.first() {
+                Some(Choice::Known { load_id, .. }) => *load_id,
+                _ => 0,
+            };
+            (Claim { load_id, ..Claim::nothing() }, None)
+        }
+        (false, resumed) => {
+            let row = match resumed {
+                Some(load_id) => resume(&transaction, load_id).await?,
+                None => insert_load(&transaction, target, request).await?,
+            };
+            let run = Run {
+                load_id: row.get("load_id"),
+                run: row.get("runs"),
+                token: row.get("token"),
+                target: target.oid,
+                relfilenode: target.relfilenode,
+            };
+            let claim = Claim {
+                load_id: run.load_id,
+                resumed: resumed.is_some(),
+                index_plan: row.get("index_plan"),
+                dropped_indexes: row.get("dropped_indexes"),
+                ..Claim::nothing()
+            };
+            (claim, Some(run))
+        }
+    };
+    let mut source_ids = Vec::with_capacity(choices.len());
+    for (source, choice) in request.sources.iter().zip(&choices) {
+        let (source_id, is_complete, load_id) = match choice {
+            Choice::Known { source_id, is_complete, load_id } => (*source_id, *is_complete, *load_id),
+            Choice::New { occurrence } => {
+                (insert_source(&transaction, target, source, *occurrence, claim.load_id).await?, false, claim.load_id)
+            }
+        };
+        let load_id = if is_complete { load_id } else { claim.load_id };
+        source_ids.push(source_id);
+        claim.sources.push(ClaimedSource { source_id, is_complete, coverage: Coverage::default(), load_id });
+    }
+    transaction
+        .execute(
+            "update vecload.sources set load_id = $1 where source_id = any($2) and state = 'open'",
+            &[&claim.load_id, &source_ids],
+        )
+        .await
+        .map_err(failed)?;
+    if let Some(run) = &run {
+        let alive = "select pg_advisory_lock($1, $2)";
+        transaction.execute(alive, &[&ALIVE_LOCK, &(run.load_id as i32)]).await.map_err(failed)?;
+    }
+    transaction.commit().await.map_err(failed)?;
+    claim.run = run;
+    read_coverage(client, &mut claim.sources).await?;
+    Ok(claim)
+}
+
+impl Claim {
+    fn nothing() -> Self {
+        Self {
+            run: None,
+            load_id: 0,
+            resumed: false,
+            index_plan: String::new(),
+            dropped_indexes: Vec::new(),
+            sources: Vec::new(),
+        }
+    }
+}
+
+async fn known_sources(transaction: &Transaction<'_>, target: &Target, source: &NamedSource) -> Result<Vec<Known>> {
+    let rows = transaction
+        .query(
+            "select source_id, occurrence, state, recipe, modified_nanos, full_hash, load_id from vecload.sources
+             where target = $1 and fingerprint = $2 order by occurrence",
+            &[&target.oid, &source.fingerprint.content],
+        )
+        .await
+        .map_err(|error| pg_error("look up sources in the ledger", error))?;
+    let known = |row: &Row| Known {
+        source_id: row.get("source_id"),
+        occurrence: row.get("occurrence"),
+        state: row.get("state"),
+        recipe: row.get("recipe"),
+        modified_nanos: row.get("modified_nanos"),
+        full_hash: row.get("full_hash"),
+        load_id: row.get("load_id"),
+    };
+    Ok(rows.iter().map(known).collect())
+}
+
+/// The known source that a named one continues, if any.
+fn choose<'a>(
+    source: &NamedSource,
+    known: &'a [Known],
+    taken: &BTreeSet<i64>,
+    again: bool,
+    target: &Target,
+) -> Result<Option<&'a Known>> {
+    let mut free = known.iter().filter(|known| !taken.contains(&known.source_id));
+    if again {
+        // An interrupted `--again` goes on instead of starting one more.
+        return Ok(free.find(|known| known.state == "open" && known.recipe == source.recipe));
+    }
+    let Some(first) = free.next() else { return Ok(None) };
+    if first.recipe != source.recipe {
+        return Err(Error::refused(format!(
+            "{} was loaded into {} by load {} with another recipe: then {}, now {}",
+            source.path.display(),
+            target.name,
+            first.load_id,
+            first.recipe,
+            source.recipe
+        ))
+        .hint("give the same --map and --set as then, or --again to load its rows once more with these"));
+    }
+    Ok(Some(first))
+}
+
+/// Same fingerprint and another modification time: the full hash decides, where there is one.
+async fn same_content(
+    transaction: &Transaction<'_>,
+    source: &NamedSource,
+    known: &Known,
+    target: &Target,
+) -> Result<()> {
+    if known.modified_nanos == source.fingerprint.modified_nanos {
+        return Ok(());
+    }
+    let path = source.path.clone();
+    let Some(stored) = &known.full_hash else {
+        return Err(changed(source, known.load_id, target, "its modification time changed"));
+    };
+    let hash = tokio::task::spawn_blocking(move || PositionedFile::open(&path).and_then(|file| full_hash(&file)));
+    let hash = hash.await.map_err(|error| Error::bug("hash a source").because(error))??;
+    if hash != *stored {
+        return Err(Error::refused(format!(
+            "{} looks like the file that load {} loaded into {} and differs from it in some bytes",
+            source.path.display(),
+            known.load_id,
+            target.name
+        ))
+        .hint(format!(
+            "to load it besides: --again; to replace what was loaded: vecload loads undo {}, then load",
+            known.load_id
+        )));
+    }
+    transaction
+        .execute(
+            "update vecload.sources set modified_nanos = $2 where source_id = $1",
+            &[&known.source_id, &source.fingerprint.modified_nanos],
+        )
+        .await
+        .map(|_| ())
+        .map_err(|error| pg_error("update a source in the ledger", error))
+}
+
+/// Refuses a file that changed while a load of it was unfinished: half old rows, half new ones help nobody.
+async fn unchanged_since_interrupted(
+    transaction: &Transaction<'_>,
+    source: &NamedSource,
+    target: &Target,
+) -> Result<()> {
+    let name = absolute_name(&source.path);
+    let row = transaction
+        .query_opt(
+            "select load_id from vecload.sources where target = $1 and name = $2 and state = 'open' limit 1",
+            &[&target.oid, &name],
+        )
+        .await
+        .map_err(|error| pg_error("look up sources in the ledger", error))?;
+    match row {
+        Some(row) => Err(changed(source, row.get(0), target, "its content changed")),
+        None => Ok(()),
+    }
+}
+
+fn changed(source: &NamedSource, load_id: i64, target: &Target, how: &str) -> Error {
+    Error::refused(format!(
+        "{} is partly loaded into {} (load {load_id}), and {how} since",
+        source.path.display(),
+        target.name
+    ))
+    .hint(format!(
+        "put the old file back (with its time: cp -p) and run again; or take the part back: vecload loads undo \
+         {load_id}; or keep the part and forget it: vecload loads forget {load_id}; or load all of the file besides: --again"
+    ))
+}
+
+/// Turns away the run that held a load: refused if it is alive, else fenced off.
+async fn take_over(transaction: &Transaction<'_>, load_id: i64) -> Result<()> {
+    let failed = |error| pg_error(format!("take over load {load_id}"), error);
+    let lock = "select pg_try_advisory_xact_lock($1, $2)";
+    let deadline = tokio::time::Instant::now() + HOLDER_GONE_WAIT;
+    loop {
+        let free = transaction.query_one(lock, &[&ALIVE_LOCK, &(load_id as i32)]).await.map_err(failed)?;
+        if free.get(0) {
+            break;
+        }
+        if tokio::time::Instant::now() > deadline {
+            return Err(held(transaction, load_id).await?);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Waits for transactions that hold the token row, and turns away those that come to it later.
+    transaction
+        .execute(
+            "update vecload.loads set token = token + 1, state = case state when 'running' then 'failed' else state end
+             where load_id = $1",
+            &[&load_id],
+        )
+        .await
+        .map(|_| ())
+        .map_err(failed)
+}
+
+async fn held(transaction: &Transaction<'_>, load_id: i64) -> Result<Error> {
+    let row = transaction
+        .query_one(
+            "select host, process_id, to_char(run_started_at, 'YYYY-MM-DD HH24:MI:SS TZ') as since
+             from vecload.loads where load_id = $1",
+            &[&load_id],
+        )
+        .await
+        .map_err(|error| pg_error("look up a load", error))?;
+    let (host, process, since): (String, i32, String) = (row.get(0), row.get(1), row.get(2));
+    Ok(Error::refused(format!(
+        "load {load_id} is running: process {process} on {host}, since {since}; it holds a source of this command"
+    ))
+    .hint("wait until it ends, or stop it (Ctrl-C or kill), then run this command again"))
+}
+
+/// The one unfinished load whose sources are exactly the ones to be worked on.
+async fn resumable(
+    transaction: &Transaction<'_>,
+    open_loads: &BTreeSet<i64>,
+    chosen: &BTreeSet<i64>,
+    choices: &[Choice],
+) -> Result<Option<i64>> {
+    let only = match (open_loads.len(), open_loads.first()) {
+        (1, Some(only)) if !choices.iter().any(|choice| matches!(choice, Choice::New { .. })) => *only,
+        _ => return Ok(None),
+    };
+    let rows = transaction
+        .query("select source_id from vecload.sources where load_id = $1 and state = 'open'", &[&only])
+        .await
+        .map_err(|error| pg_error("look up a load's sources", error))?;
+    let all_named = rows.iter().all(|row| chosen.contains(&row.get(0)));
+    Ok(all_named.then_some(only))
+}
+
+async fn resume(transaction: &Transaction<'_>, load_id: i64) -> Result<Row> {
+    transaction
+        .query_one(
+            "update vecload.loads set state = 'running', runs = runs + 1, host = $2, process_id = $3, version = $4,
+                 run_started_at = clock_timestamp(), finished_at = null
+             where load_id = $1 returning load_id, runs, token, index_plan, dropped_indexes",
+            &[&load_id, &host(), &process(), &env!("CARGO_PKG_VERSION")],
+        )
+        .await
+        .map_err(|error| pg_error(format!("resume load {load_id}"), error))
+}
+
+async fn insert_load(transaction: &Transaction<'_>, target: &Target, request: &ClaimRequest) -> Result<Row> {
+    transaction
+        .query_one(
+            "insert into vecload.loads (name, target, target_name, state, token, host, process_id, version, index_plan)
+             values ($1, $2, $3, 'running', 1, $4, $5, $6, $7)
+             returning load_id, runs, token, index_plan, dropped_indexes",
+            &[
+                &request.name,
+                &target.oid,
+                &target.name.to_string(),
+                &host(),
+                &process(),
+                &env!("CARGO_PKG_VERSION"),
+                &request.index_plan,
+            ],
+        )
+        .await
+        .map_err(|error| pg_error("record the load in the ledger", error))
+}
+
+async fn insert_source(
+    transaction: &Transaction<'_>,
+    target: &Target,
+    source: &NamedSource,
+    occurrence: i32,
+    load_id: i64,
+) -> Result<i64> {
+    let row = transaction
+        .query_one(
+            "insert into vecload.sources (target, fingerprint, occurrence, kind, name, size_bytes, modified_nanos,
+                 recipe, state, units, rows, load_id)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, 'open', $9, $10, $11) returning source_id",
+            &[
+                &target.oid,
+                &source.fingerprint.content,
+                &occurrence,
+                &source.kind,
+                &absolute_name(&source.path),
+                &source.fingerprint.size.cast_signed(),
+                &source.fingerprint.modified_nanos,
+                &source.recipe,
+                &source.units.cast_signed(),
+                &source.rows.cast_signed(),
+                &load_id,
+            ],
+        )
+        .await
+        .map_err(|error| pg_error(format!("record {} in the ledger", source.path.display()), error))?;
+    Ok(row.get(0))
+}
+
+async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result<()> {
+    let failed = |error| pg_error("read what the ledger has of the sources", error);
+    let ids: Vec<i64> = sources.iter().map(|source| source.source_id).collect();
+    let index: HashMap<i64, usize> = ids.iter().enumerate().map(|(index, id)| (*id, index)).collect();
+    let unsigned = |row: &Row, column: &str| row.get::<_, i64>(column).cast_unsigned();
+    let slices = client
+        .query(
+            "select s.* from vecload.blocks b,
+                 unnest(b.source_ids, b.units, b.first_rows, b.last_rows, b.hash_lows, b.hash_highs, b.slice_rows)
+                     as s(source_id, unit, first_row, last_row, hash_low, hash_high, rows)
+             where b.source_ids && $1::bigint[] and s.source_id = any($1)",
+            &[&ids],
+        )
+        .await
+        .map_err(failed)?;
+    for row in &slices {
+        let slice = CoveredSlice {
+            first_row: unsigned(row, "first_row"),
+            last_row: unsigned(row, "last_row"),
+            hash_low: row.get("hash_low"),
+            hash_high: row.get("hash_high"),
+        };
+        let coverage = &mut sources[index[&row.get("source_id")]].coverage;
+        coverage.add_slice(row.get::<_, i32>("unit").cast_unsigned(), slice, unsigned(row, "rows"));
+    }
+    let ranges = "select source_id, unit, first_row, last_row from vecload.reject_slices where source_id = any($1)";
+    for row in client.query(ranges, &[&ids]).await.map_err(failed)? {
+        let coverage = &mut sources[index[&row.get("source_id")]].coverage;
+        let unit = row.get::<_, i32>("unit").cast_unsigned();
+        coverage.add_reject_range(unit, unsigned(&row, "first_row"), unsigned(&row, "last_row"));
+    }
+    let counts = "select source_id, unit, count(*) as rejects from vecload.rejects where source_id = any($1) group by 1, 2";
+    for row in client.query(counts, &[&ids]).await.map_err(failed)? {
+        let coverage = &mut sources[index[&row.get("source_id")]].coverage;
+        coverage.add_rejects(row.get::<_, i32>("unit").cast_unsigned(), unsigned(&row, "rejects"));
+    }
+    Ok(())
+}
+
+/// The path that names a source in the ledger: absolute, so that it means the same from everywhere.
+fn absolute_name(path: &std::path::Path) -> String {
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf()).display().to_string()
+}
+
+fn host() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "unknown".into())
+}
+
+fn process() -> i32 {
+    std::process::id().cast_signed()
+}

@@ -1,0 +1,63 @@
+//! Whether the rows that the ledger knows are still in the table.
+//!
+//! A TRUNCATE, a rewrite or a restore gives the table other storage. Blocks recorded under another
+//! `relfilenode` are looked for by their ids, before "already loaded" is believed and at the end.
+
+use tokio_postgres::Client;
+
+use crate::error::{Error, Result};
+use crate::postgres::catalog::Target;
+use crate::postgres::{pg_error, quote_ident};
+
+/// Checks blocks of these sources that were written to another storage of the table.
+pub async fn check(client: &Client, target: &Target, id_column: Option<&str>, source_ids: &[i64]) -> Result<()> {
+    let failed = |error| pg_error("compare the ledger with the table", error);
+    let blocks = client
+        .query(
+            "select load_id, run, block, rows, id_firsts, id_lasts from vecload.blocks
+             where source_ids && $1::bigint[] and relfilenode <> $2 order by load_id, run, block",
+            &[&source_ids, &target.relfilenode],
+        )
+        .await
+        .map_err(failed)?;
+    let mut missing = Vec::new();
+    let mut missing_rows = 0;
+    for block in &blocks {
+        let rows: i64 = block.get("rows");
+        let firsts: Vec<i64> = block.get("id_firsts");
+        let lasts: Vec<i64> = block.get("id_lasts");
+        let found: i64 = match id_column.filter(|_| !firsts.is_empty()) {
+            Some(id) => {
+                let id = quote_ident(id);
+                let count = format!(
+                    "select count(*) from {} t, unnest($1::bigint[], $2::bigint[]) as r(first, last)
+                     where t.{id} between r.first and r.last",
+                    target.name.sql()
+                );
+                client.query_one(&count, &[&firsts, &lasts]).await.map_err(failed)?.get(0)
+            }
+            // Without ids only an empty table is proof that the rows are gone.
+            None if target.is_empty => 0,
+            None => rows,
+        };
+        if found < rows {
+            missing_rows += rows - found;
+            missing.push((block.get::<_, i64>("load_id"), block.get::<_, i32>("run"), block.get::<_, i32>("block")));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<String> = missing.iter().take(5).map(|(load, run, block)| format!("{load}/{run}/{block}")).collect();
+    let more = if missing.len() > 5 { format!(" and {} more", missing.len() - 5) } else { String::new() };
+    let mut loads: Vec<i64> = missing.iter().map(|(load, ..)| *load).collect();
+    loads.dedup();
+    let forget: Vec<String> = loads.iter().map(|load| format!("vecload loads forget {load}")).collect();
+    Err(Error::failed(format!(
+        "{missing_rows} rows that the ledger knows are no longer in {}: it was truncated, rewritten or restored since \
+         (blocks {}{more})",
+        target.name,
+        named.join(", ")
+    ))
+    .hint(format!("if that was meant: {}, then load again", forget.join("; "))))
+}

@@ -1,0 +1,70 @@
+//! Recording rejected rows.
+
+use tokio_postgres::Client;
+
+use crate::batch::reject::Reject;
+use crate::error::Result;
+use crate::postgres::pg_error;
+
+/// Rejects of one row range of a unit; with them all rejects of that range are recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectSlice {
+    /// Index of the source in the plan.
+    pub source: usize,
+    /// The unit.
+    pub unit: u32,
+    /// First row of the range.
+    pub first_row: u64,
+    /// Last row of the range, inclusive.
+    pub last_row: u64,
+    /// The rejected rows.
+    pub rejects: Vec<Reject>,
+}
+
+/// Records slices of rejects in one transaction.
+pub async fn record(client: &mut Client, load_id: i64, source_ids: &[i64], slices: &[RejectSlice]) -> Result<()> {
+    let failed = |error| pg_error("record rejected rows in the ledger", error);
+    let transaction = client.transaction().await.map_err(failed)?;
+    for slice in slices {
+        let source_id = source_ids[slice.source];
+        let unit = slice.unit.cast_signed();
+        let of = |text: fn(&Reject) -> String| slice.rejects.iter().map(text).collect::<Vec<_>>();
+        let rows: Vec<i64> = slice.rejects.iter().map(|reject| reject.row.cast_signed()).collect();
+        transaction
+            .execute(
+                "insert into vecload.rejects (source_id, unit, row, load_id, column_name, class, reason, excerpt)
+                 select $1, $2, r.row, $3, r.column_name, r.class, r.reason, r.excerpt
+                 from unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[])
+                     as r(row, column_name, class, reason, excerpt)
+                 on conflict (source_id, unit, row) do nothing",
+                &[
+                    &source_id,
+                    &unit,
+                    &load_id,
+                    &rows,
+                    &of(|reject| reject.column.clone()),
+                    &of(|reject| reject.reason.class().to_string()),
+                    &of(|reject| reject.reason.to_string()),
+                    &of(|reject| reject.excerpt.clone()),
+                ],
+            )
+            .await
+            .map_err(failed)?;
+        transaction
+            .execute(
+                "insert into vecload.reject_slices (source_id, unit, first_row, last_row, rejects, load_id)
+                 values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
+                &[
+                    &source_id,
+                    &unit,
+                    &slice.first_row.cast_signed(),
+                    &slice.last_row.cast_signed(),
+                    &(slice.rejects.len() as i64),
+                    &load_id,
+                ],
+            )
+            .await
+            .map_err(failed)?;
+    }
+    transaction.commit().await.map_err(failed)
+}

@@ -1,0 +1,70 @@
+//! The end of a run: the balance is read from the ledger, and sources and load get their final states.
+
+use std::collections::HashMap;
+
+use tokio_postgres::Client;
+
+use crate::error::{Error, Result};
+use crate::postgres::pg_error;
+
+/// What the ledger has of one source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceBalance {
+    /// Rows in committed slices.
+    pub loaded: u64,
+    /// Rows recorded as rejected.
+    pub rejected: u64,
+}
+
+/// Reads the balance of sources from the ledger, and the rows that one run of a load committed.
+pub async fn balance(
+    client: &Client,
+    source_ids: &[i64],
+    run: Option<(i64, i32)>,
+) -> Result<(HashMap<i64, SourceBalance>, u64)> {
+    let failed = |error| pg_error("read the balance from the ledger", error);
+    let mut balances: HashMap<i64, SourceBalance> = HashMap::new();
+    let loaded = "select s.source_id, sum(s.rows)::bigint as rows
+        from vecload.blocks b, unnest(b.source_ids, b.slice_rows) as s(source_id, rows)
+        where b.source_ids && $1::bigint[] and s.source_id = any($1) group by 1";
+    for row in client.query(loaded, &[&source_ids]).await.map_err(failed)? {
+        balances.entry(row.get(0)).or_default().loaded = row.get::<_, i64>(1).cast_unsigned();
+    }
+    let rejected = "select source_id, count(*) from vecload.rejects where source_id = any($1) group by 1";
+    for row in client.query(rejected, &[&source_ids]).await.map_err(failed)? {
+        balances.entry(row.get(0)).or_default().rejected = row.get::<_, i64>(1).cast_unsigned();
+    }
+    let by_run = match run {
+        Some((load_id, run)) => {
+            let sum = "select coalesce(sum(rows), 0)::bigint from vecload.blocks where load_id = $1 and run = $2";
+            client.query_one(sum, &[&load_id, &run]).await.map_err(failed)?.get::<_, i64>(0).cast_unsigned()
+        }
+        None => 0,
+    };
+    Ok((balances, by_run))
+}
+
+/// Marks a source complete and stores its full hash.
+pub async fn complete_source(client: &Client, source_id: i64, full_hash: &str) -> Result<()> {
+    let done = "update vecload.sources set state = 'complete', full_hash = $2 where source_id = $1 and state = 'open'";
+    let updated = client.execute(done, &[&source_id, &full_hash]).await;
+    updated.map(|_| ()).map_err(|error| pg_error("mark a source as complete", error))
+}
+
+/// Records how a run ended.
+pub async fn finish_load(client: &Client, load_id: i64, token: i64, state: &str, report: &serde_json::Value) -> Result<()> {
+    let done = "update vecload.loads set state = $3, report = $4, finished_at = clock_timestamp()
+        where load_id = $1 and token = $2";
+    match client.execute(done, &[&load_id, &token, &state, report]).await {
+        Ok(1) => Ok(()),
+        Ok(_) => Err(Error::failed(format!("another vecload has taken over load {load_id}"))),
+        Err(error) => Err(pg_error(format!("record the end of load {load_id}"), error)),
+    }
+}
+
+/// Notes index definitions before the indexes are dropped, and clears them when they are back.
+pub async fn note_dropped_indexes(client: &Client, load_id: i64, definitions: &[String]) -> Result<()> {
+    let note = "update vecload.loads set dropped_indexes = $2 where load_id = $1";
+    let noted = client.execute(note, &[&load_id, &definitions]).await;
+    noted.map(|_| ()).map_err(|error| pg_error("note dropped indexes in the ledger", error))
+}

@@ -1,0 +1,77 @@
+//! Blocks that are being filled, one per partition, shared by all lanes.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::copy::{CopyBlock, Segment};
+use crate::memory::Reservation;
+
+/// A block and the memory it holds, given back when the block is dropped.
+#[derive(Debug, Default)]
+pub struct HeldBlock {
+    /// The rows.
+    pub block: CopyBlock,
+    /// Memory of its segments.
+    pub held: Vec<Reservation>,
+}
+
+/// Open blocks of all partitions.
+#[derive(Debug)]
+pub struct OpenBlocks {
+    block_bytes: usize,
+    open: Mutex<Vec<HeldBlock>>,
+}
+
+impl OpenBlocks {
+    /// One empty block per partition; a block is sealed at `block_bytes`.
+    pub fn new(partitions: usize, block_bytes: usize) -> Self {
+        let open = (0..partitions).map(|_| HeldBlock::default()).collect();
+        Self { block_bytes, open: Mutex::new(open) }
+    }
+
+    /// Adds a segment; gives back the partition's block if that seals it.
+    pub fn push(&self, partition: usize, segment: Segment, held: Reservation) -> Option<HeldBlock> {
+        let mut open = self.lock();
+        let target = &mut open[partition];
+        target.block.push(segment);
+        target.held.push(held);
+        (target.block.bytes >= self.block_bytes).then(|| std::mem::take(target))
+    }
+
+    /// Seals the fullest block, if any holds rows: when memory is short, and at the end.
+    pub fn take_fullest(&self) -> Option<HeldBlock> {
+        let mut open = self.lock();
+        let fullest = open.iter_mut().max_by_key(|held| held.block.bytes)?;
+        (fullest.block.rows > 0).then(|| std::mem::take(fullest))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<HeldBlock>> {
+        // A lane that panicked inside has stopped the load; what the blocks hold will not be sent.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::copy::Slice;
+    use crate::memory::Budget;
+
+    fn segment(bytes: usize, first_row: u64) -> Segment {
+        let slice =
+            Slice { source: 0, unit: 0, first_row, last_row: first_row, hash_low: 0, hash_high: 0, rows: 1 };
+        Segment { tuples: vec![0; bytes].into(), slice, ids: Vec::new() }
+    }
+
+    #[test]
+    fn a_block_is_sealed_at_its_size_and_loses_no_segment() {
+        let budget = Budget::new(1 << 20);
+        let open = OpenBlocks::new(2, 100);
+        let reserve = || budget.try_reserve(10).expect("a megabyte holds ten bytes");
+        assert!(open.push(0, segment(60, 0), reserve()).is_none());
+        assert!(open.push(1, segment(70, 1), reserve()).is_none());
+        let sealed = open.push(0, segment(60, 2), reserve()).expect("120 bytes seal a block of 100");
+        assert_eq!((sealed.block.rows, sealed.block.bytes), (2, 120));
+        assert_eq!(open.take_fullest().map(|held| held.block.bytes), Some(70));
+        assert!(open.take_fullest().is_none());
+    }
+}

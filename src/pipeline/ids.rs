@@ -1,0 +1,122 @@
+//! Ids reserved from the id column's own sequence, ahead of the lanes.
+//!
+//! `nextval` is called once per id and its values are sent with the rows, so ids never collide with other
+//! users of the sequence, and a block's rows can be found again by its ids.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc::{Receiver, channel};
+
+use crate::copy::IdRange;
+use crate::error::{Error, Result};
+use crate::postgres::Session;
+use crate::postgres::catalog::Sequence;
+
+/// Ids asked for at a time: about a batch of small rows, so that few stay unused after an interruption.
+const IDS_PER_REQUEST: i64 = 8192;
+
+/// Requests answered ahead of the lanes.
+const REQUESTS_AHEAD: usize = 2;
+
+/// Hands reserved ids to the lanes.
+#[derive(Debug)]
+pub struct IdPool {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    ready: Vec<IdRange>,
+    coming: Receiver<Result<Vec<IdRange>>>,
+}
+
+impl IdPool {
+    /// Starts reserving up to `most` ids on a session of its own.
+    pub fn start(session: Session, sequence: Sequence, most: u64) -> Arc<Self> {
+        let (sender, coming) = channel(REQUESTS_AHEAD);
+        tokio::spawn(async move {
+            let mut left = i64::try_from(most).unwrap_or(i64::MAX);
+            while left > 0 {
+                let count = left.min(IDS_PER_REQUEST);
+                let ids = reserve(&session, &sequence, count).await;
+                let failed = ids.is_err();
+                left -= count;
+                // Nobody listens any more once the lanes have ended.
+                if sender.send(ids).await.is_err() || failed {
+                    break;
+                }
+            }
+            session.close().await;
+        });
+        Arc::new(Self { inner: Mutex::new(Inner { ready: Vec::new(), coming }) })
+    }
+
+    /// Takes `count` ids; blocks, and so is for lanes only.
+    pub fn take(&self, count: u64) -> Result<Vec<IdRange>> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = Vec::new();
+        let mut missing = i64::try_from(count).unwrap_or(i64::MAX);
+        while missing > 0 {
+            let Some(mut range) = inner.ready.pop() else {
+                let Some(ids) = inner.coming.blocking_recv() else {
+                    return Err(Error::bug("fewer ids were reserved than rows were announced"));
+                };
+                let mut ids = ids?;
+                // `pop` takes from the end.
+                ids.reverse();
+                inner.ready = ids;
+                continue;
+            };
+            let length = range.last - range.first + 1;
+            if length > missing {
+                let rest = IdRange { first: range.first + missing, last: range.last };
+                range.last = rest.first - 1;
+                inner.ready.push(rest);
+            }
+            missing -= range.last - range.first + 1;
+            taken.push(range);
+        }
+        Ok(taken)
+    }
+}
+
+async fn reserve(session: &Session, sequence: &Sequence, count: i64) -> Result<Vec<IdRange>> {
+    let sql = "select array_agg(nextval($1::text::regclass)) from generate_series(1, $2::bigint)";
+    let row = session.query_one(sql, &[&sequence.name, &count]).await;
+    let row = row.map_err(|error| session.error(format!("reserve ids from sequence {}", sequence.name), error))?;
+    Ok(ranges(&row.get::<_, Vec<i64>>(0)))
+}
+
+fn ranges(ids: &[i64]) -> Vec<IdRange> {
+    let mut ranges: Vec<IdRange> = Vec::new();
+    for id in ids {
+        match ranges.last_mut() {
+            Some(range) if range.last.checked_add(1) == Some(*id) => range.last = *id,
+            _ => ranges.push(IdRange { first: *id, last: *id }),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn successive_ids_make_one_range_and_gaps_part_them() {
+        assert_eq!(
+            ranges(&[5, 6, 7, 20, 30, 31]),
+            [IdRange { first: 5, last: 7 }, IdRange { first: 20, last: 20 }, IdRange { first: 30, last: 31 }]
+        );
+    }
+
+    #[test]
+    fn a_pool_cuts_ranges_to_what_is_asked_for() {
+        let (_sender, coming) = channel(1);
+        let ready = vec![IdRange { first: 10, last: 19 }, IdRange { first: 1, last: 3 }];
+        let pool = IdPool { inner: Mutex::new(Inner { ready, coming }) };
+        let taken = pool.take(5).expect("enough ids");
+        assert_eq!(taken, [IdRange { first: 1, last: 3 }, IdRange { first: 10, last: 11 }]);
+        assert_eq!(pool.take(8).expect("enough ids"), [IdRange { first: 12, last: 19 }]);
+    }
+}

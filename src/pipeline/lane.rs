@@ -1,0 +1,257 @@
+//! A lane: one thread that takes units and turns each batch into segments of the open blocks.
+
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::Sender;
+
+use super::counters::Counters;
+use super::ids::IdPool;
+use super::plan::LoadPlan;
+use super::stop::Stop;
+use super::verdict::RejectLimit;
+use crate::batch::ChunkBatch;
+use crate::copy::IdRange;
+use crate::error::{Error, Result};
+use crate::ledger::coverage::Coverage;
+use crate::ledger::rejects::RejectSlice;
+use crate::memory::{Budget, Denied, Reservation};
+use crate::partition::{HeldBlock, OpenBlocks, Partitioner, Share};
+use crate::source::parquet::{ParquetFile, PartReader};
+use crate::source::{SourceBatch, UnitPart};
+
+/// Another lane may have filled an open block after this one had looked for blocks to seal; so a wait for
+/// memory looks again now and then.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What all lanes of an attempt share.
+pub struct LaneContext {
+    /// The plan.
+    pub plan: Arc<LoadPlan>,
+    /// What earlier runs committed, per source of the plan.
+    pub coverage: Arc<[Coverage]>,
+    /// Parts to read.
+    pub parts: Receiver<UnitPart>,
+    /// Encodes batches.
+    pub partitioner: Partitioner,
+    /// Blocks being filled.
+    pub open: Arc<OpenBlocks>,
+    /// Sealed blocks, to the writers.
+    pub blocks: Sender<HeldBlock>,
+    /// Rejects, to their writer.
+    pub rejects: Sender<RejectSlice>,
+    /// Ids, if they are reserved.
+    pub ids: Option<Arc<IdPool>>,
+    /// Memory of pages and batches.
+    pub lane_memory: Budget,
+    /// Memory of segments.
+    pub block_memory: Budget,
+    /// `--max-rejects`.
+    pub limit: Arc<RejectLimit>,
+    /// The books.
+    pub counters: Arc<Counters>,
+    /// The end, if it comes early.
+    pub stop: Arc<Stop>,
+    /// The runtime that the writers live in.
+    pub runtime: Handle,
+}
+
+impl LaneContext {
+    /// Reads parts until there are none or the load stops.
+    pub fn run(&self) -> Result<()> {
+        // Kept open for the next part, which is mostly of the same file.
+        let mut last_opened = None;
+        while !self.stop.is_stopping() {
+            let Ok(part) = self.parts.recv() else { break };
+            let file = match last_opened.take_if(|(source, _)| *source == part.source) {
+                Some((_, file)) => file,
+                None => self.open_file(part.source)?,
+            };
+            last_opened = Some((part.source, Arc::clone(&file)));
+            self.read_part(file, part)?;
+        }
+        Ok(())
+    }
+
+    fn read_part(&self, file: Arc<ParquetFile>, part: UnitPart) -> Result<()> {
+        let source = &self.plan.sources[part.source];
+        let pages = file.page_bytes(part.unit, &source.projection)?;
+        let working = self.plan.working_bytes();
+        let needed = usize::try_from(pages.total).unwrap_or(usize::MAX).saturating_add(working);
+        if needed > self.lane_memory.total() {
+            return Err(Error::failed(format!(
+                "{}, row group {}: its pages need {needed} bytes of memory at a time (the largest, of column \"{}\", {}), \
+                 and --memory leaves {}",
+                source.path.display(),
+                part.unit,
+                pages.largest_column,
+                pages.largest,
+                self.lane_memory.total()
+            ))
+            .hint(format!("give --memory {}MiB or more", (needed * 2).div_ceil(1 << 20) + 1)));
+        }
+        let Some(_reserved) = self.reserve(&self.lane_memory, needed, || {})? else { return Ok(()) };
+        let stored = file.stored_bytes(part.unit, &source.projection);
+        let rows_of_unit = source.unit_rows[part.unit as usize].max(1);
+        let mut reader =
+            PartReader::open(file, part, source.projection.clone(), self.plan.batch_rows(), self.plan.dim)?;
+        loop {
+            let started = Instant::now();
+            let Some(batch) = reader.next_batch()? else { break };
+            let bytes = (stored as u128 * batch.rows as u128 / u128::from(rows_of_unit)) as u64;
+            self.counters.read.worked(batch.rows as u64, bytes, started.elapsed());
+            let values = self.take_batch(batch)?;
+            reader.recycle(values);
+            if self.stop.is_stopping() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks, encodes and hands on one batch; gives its buffer back.
+    fn take_batch(&self, batch: SourceBatch) -> Result<Vec<f32>> {
+        let started = Instant::now();
+        let source = &self.plan.sources[batch.origin.source];
+        let mut chunk = source.batcher.accept(batch)?;
+        let skipped = self.coverage[chunk.origin.source].retain_new(&mut chunk);
+        self.counters.batch.worked(chunk.source_rows as u64, 0, started.elapsed());
+        self.counters.skipped.fetch_add(skipped, Ordering::Relaxed);
+        self.counters.zero_vectors.fetch_add(chunk.zero_vectors, Ordering::Relaxed);
+        self.hand_over_rejects(&mut chunk)?;
+
+        let started = Instant::now();
+        let shares = self.partitioner.split(&chunk);
+        let mut ids = match &self.ids {
+            Some(pool) => pool.take(chunk.rows.len() as u64)?,
+            None => Vec::new(),
+        };
+        let mut busy = started.elapsed();
+        for share in shares {
+            let Some(held) = self.reserve_for(&share)? else { break };
+            let started = Instant::now();
+            let own = cut_ids(&mut ids, share.rows.len() as i64 * i64::from(self.ids.is_some()));
+            let segment = self.partitioner.encode(&chunk, &share, own)?;
+            let bytes = segment.tuples.len() as u64;
+            let sealed = self.open.push(share.partition, segment, held);
+            self.counters.partition.worked(share.rows.len() as u64, bytes, busy + started.elapsed());
+            busy = Duration::ZERO;
+            if let Some(block) = sealed {
+                self.send(block);
+            }
+        }
+        Ok(chunk.embeddings)
+    }
+
+    fn hand_over_rejects(&self, chunk: &mut ChunkBatch) -> Result<()> {
+        let checked = chunk.source_rows as u64;
+        if chunk.rejects.is_empty() {
+            return self.limit.note(checked, 0, String::new);
+        }
+        let rejects = std::mem::take(&mut chunk.rejects);
+        self.counters.rejected.fetch_add(rejects.len() as u64, Ordering::Relaxed);
+        let source = &self.plan.sources[chunk.origin.source];
+        let count = rejects.len() as u64;
+        let first = rejects[0].clone();
+        let slice = RejectSlice {
+            source: chunk.origin.source,
+            unit: chunk.origin.unit,
+            first_row: chunk.origin.first_row,
+            last_row: chunk.origin.first_row + checked - 1,
+            rejects,
+        };
+        // Recorded first: the reject that stops a load is kept too.
+        let sent = self.rejects.blocking_send(slice);
+        if sent.is_err() && !self.stop.is_stopping() {
+            return Err(Error::bug("the writer of rejects ended before the lanes"));
+        }
+        self.limit.note(checked, count, || {
+            let excerpt = if first.excerpt.is_empty() { String::new() } else { format!(" ({})", first.excerpt) };
+            format!(
+                "{}, row group {}, row {}, column \"{}\": {}{excerpt}",
+                source.path.display(),
+                chunk.origin.unit,
+                first.row,
+                first.column,
+                first.reason
+            )
+        })
+    }
+
+    fn open_file(&self, source: usize) -> Result<Arc<ParquetFile>> {
+        let planned = &self.plan.sources[source];
+        let file = ParquetFile::open(&planned.path, self.plan.settings.footer_bytes_max())
+            .map_err(|error| error.with_kind(crate::error::Kind::Failed))?;
+        let same = file.file().size() == planned.fingerprint.size
+            && file.file().modified_nanos()? == planned.fingerprint.modified_nanos;
+        if !same {
+            return Err(Error::failed(format!("{} changed while it was being loaded", planned.path.display()))
+                .hint("rows already loaded stay; put the old file back and run again, or take them back with vecload loads undo"));
+        }
+        Ok(Arc::new(file))
+    }
+
+    /// Memory for a segment; when it is short, the fullest open block goes out first.
+    fn reserve_for(&self, share: &Share) -> Result<Option<Reservation>> {
+        if let Some(held) = self.block_memory.try_reserve(share.bytes) {
+            return Ok(Some(held));
+        }
+        self.reserve(&self.block_memory, share.bytes, || {
+            if let Some(block) = self.open.take_fullest() {
+                self.send(block);
+            }
+        })
+    }
+
+    /// Waits for memory; `make_room` is called before each wait. `None` when the load is stopping.
+    fn reserve(&self, budget: &Budget, bytes: usize, make_room: impl Fn()) -> Result<Option<Reservation>> {
+        let started = Instant::now();
+        let outcome = loop {
+            make_room();
+            let wait = tokio::time::timeout(LOOK_AGAIN, budget.reserve(bytes));
+            match self.runtime.block_on(wait) {
+                Ok(Ok(held)) => break Ok(Some(held)),
+                Ok(Err(Denied::Closed)) => break Ok(None),
+                Ok(Err(Denied::TooLarge)) => {
+                    break Err(Error::failed(format!(
+                        "one batch of rows takes {bytes} bytes, and --memory leaves {} for blocks",
+                        budget.total()
+                    ))
+                    .hint(format!("give --memory {}MiB or more", (bytes * 2).div_ceil(1 << 20) + 1)));
+                }
+                Err(_elapsed) => {}
+            }
+        };
+        self.counters.partition.waited(started.elapsed());
+        outcome
+    }
+
+    fn send(&self, block: HeldBlock) {
+        let started = Instant::now();
+        // Fails only when the writers have gone, and then the load is stopping and says why.
+        if self.blocks.blocking_send(block).is_err() {
+            tracing::debug!("a block was dropped: the load is stopping");
+        }
+        self.counters.partition.waited(started.elapsed());
+    }
+}
+
+/// Takes `count` ids from the front.
+fn cut_ids(ids: &mut Vec<IdRange>, mut count: i64) -> Vec<IdRange> {
+    let mut cut = Vec::new();
+    while count > 0 && !ids.is_empty() {
+        let length = ids[0].last - ids[0].first + 1;
+        if length <= count {
+            cut.push(ids.remove(0));
+            count -= length;
+        } else {
+            cut.push(IdRange { first: ids[0].first, last: ids[0].first + count - 1 });
+            ids[0].first += count;
+            count = 0;
+        }
+    }
+    cut
+}

@@ -1,0 +1,176 @@
+//! What a load will do: checked, resolved and unchangeable before anything is written.
+
+use std::path::PathBuf;
+
+use super::verdict::MaxRejects;
+use crate::batch::Batcher;
+use crate::partition::FieldSource;
+use crate::postgres::catalog::{Sequence, Target};
+use crate::source::fingerprint::Fingerprint;
+use crate::source::parquet::Projection;
+
+/// Elements of a batch, in bytes: small enough for a core's cache to hold a batch between its stages, large
+/// enough to amortise a call into each column's reader (`benches/read.rs`).
+const BATCH_BYTES: usize = 1 << 20;
+const BATCH_ROWS_MIN: usize = 32;
+const BATCH_ROWS_MAX: usize = 4096;
+
+/// A block is sealed at this size, if memory allows: large enough to amortise a commit, small enough that
+/// little is lost by a kill and that writers finish together.
+const BLOCK_BYTES: usize = 8 << 20;
+const BLOCK_BYTES_MIN: usize = 256 << 10;
+
+/// Partitions of a table on one node: rows of a channel share blocks, and few blocks are open at a time.
+const PARTITIONS: usize = 8;
+
+/// The smallest `--memory`.
+pub const MEMORY_MIN: usize = 32 << 20;
+
+/// What becomes of secondary indexes during a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IndexPolicy {
+    /// Deferred where the table is new or empty, kept where it has rows.
+    #[default]
+    Auto,
+    /// Dropped before the rows, built after them.
+    Defer,
+    /// Left as they are; the server maintains them row by row.
+    Keep,
+    /// None is built; those there are stay.
+    None,
+}
+
+impl IndexPolicy {
+    /// Its name in the ledger and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Defer => "defer",
+            Self::Keep => "keep",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Limits of a run; none of them is part of any identity.
+#[derive(Debug, Clone)]
+pub struct LoadSettings {
+    /// Threads that read and encode.
+    pub lanes: usize,
+    /// Connections that write.
+    pub writers: usize,
+    /// Bytes for all buffers.
+    pub memory: usize,
+    /// How many rejects are put up with.
+    pub max_rejects: MaxRejects,
+    /// Only the first so many rows.
+    pub limit: Option<u64>,
+}
+
+/// A source that will be read.
+#[derive(Debug)]
+pub struct PlannedSource {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its identity.
+    pub fingerprint: Fingerprint,
+    /// Rows of each unit.
+    pub unit_rows: Vec<u64>,
+    /// Columns to read.
+    pub projection: Projection,
+    /// How its rows become the target's.
+    pub batcher: Batcher,
+    /// What of its mapping shapes its rows.
+    pub recipe: serde_json::Value,
+    /// Bytes of the needed columns, as stored.
+    pub stored_bytes: u64,
+}
+
+impl PlannedSource {
+    /// All its rows.
+    pub fn rows(&self) -> u64 {
+        self.unit_rows.iter().sum()
+    }
+}
+
+/// Where ids come from.
+#[derive(Debug, Clone)]
+pub struct ReservedIds {
+    /// The column.
+    pub column: String,
+    /// Bytes of its type.
+    pub width: usize,
+    /// The sequence.
+    pub sequence: Sequence,
+}
+
+/// A load, resolved.
+#[derive(Debug)]
+pub struct LoadPlan {
+    /// The table.
+    pub target: Target,
+    /// Names of the columns that are sent, in COPY order.
+    pub copy_columns: Vec<String>,
+    /// Where their values come from, in the same order.
+    pub fields: Vec<FieldSource>,
+    /// Name of the embedding's column.
+    pub embedding_column: String,
+    /// Its dimension.
+    pub dim: usize,
+    /// Whether it is a `halfvec`.
+    pub half: bool,
+    /// Ids that are reserved for the rows.
+    pub ids: Option<ReservedIds>,
+    /// The sources.
+    pub sources: Vec<PlannedSource>,
+    /// Limits.
+    pub settings: LoadSettings,
+}
+
+impl LoadPlan {
+    /// Rows per batch.
+    pub fn batch_rows(&self) -> usize {
+        (BATCH_BYTES / (self.dim * 4)).clamp(BATCH_ROWS_MIN, BATCH_ROWS_MAX)
+    }
+
+    /// Memory a lane works in besides its pages: the embeddings (in 4 and, for `f64` sources, 8 bytes), two
+    /// levels of 2 bytes an element, and the other columns.
+    pub fn working_bytes(&self) -> usize {
+        self.batch_rows() * self.dim * 16 + BATCH_BYTES
+    }
+
+    /// Memory for pages and batches, of all lanes together.
+    pub fn lane_memory(&self) -> usize {
+        self.settings.memory / 2
+    }
+
+    /// Memory for encoded rows.
+    pub fn block_memory(&self) -> usize {
+        self.settings.memory - self.lane_memory()
+    }
+
+    /// Partitions of the hash range.
+    pub fn partitions(&self) -> usize {
+        if self.target.channel_column().is_some() { PARTITIONS } else { 1 }
+    }
+
+    /// Size at which a block is sealed: all open blocks, two per writer and one batch per lane fit.
+    pub fn block_bytes(&self) -> usize {
+        let blocks = self.partitions() + 2 * self.settings.writers + self.settings.lanes;
+        (self.block_memory() / blocks).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES)
+    }
+
+    /// Rows of all sources, or as many as `--limit` lets through.
+    pub fn rows(&self) -> u64 {
+        let all = self.sources.iter().map(PlannedSource::rows).sum();
+        self.settings.limit.map_or(all, |limit| limit.min(all))
+    }
+}
+
+impl LoadSettings {
+    /// Largest footer that is read: parsed, it takes several times its size.
+    pub fn footer_bytes_max(&self) -> usize {
+        self.memory / 8
+    }
+}

@@ -1,0 +1,416 @@
+//! Before anything is written: all sources opened, all columns mapped, the embedding's dimension compared.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BinaryArray};
+use arrow::datatypes::{DataType, Field};
+use serde_json::json;
+
+use super::plan::{LoadPlan, LoadSettings, PlannedSource, ReservedIds};
+use crate::batch::convert::{ColumnRejects, Converter};
+use crate::batch::reject::Reason;
+use crate::batch::{Batcher, FilledColumn, Filling, embedding};
+use crate::error::{Error, Kind, Result};
+use crate::partition::FieldSource;
+use crate::postgres::catalog::{Target, TargetColumn};
+use crate::postgres::types::TargetType;
+use crate::source::fingerprint::Fingerprint;
+use crate::source::parquet::{ParquetFile, PartReader, Projection};
+
+/// Rows looked at for the embedding's dimension.
+const PEEK_ROWS: usize = 64;
+
+/// Sources whose embeddings are looked at: a wrong column or model shows in the first.
+const PEEK_SOURCES: usize = 16;
+
+/// Other names under which sources carry a target column.
+const USUAL_NAMES: &[(&str, &[&str])] =
+    &[("embedding", &["embedding", "emb", "vector", "embeddings"]), ("content", &["content", "text"])];
+
+/// How target columns are filled, as the user says it.
+#[derive(Debug, Clone, Default)]
+pub struct Mapping {
+    /// `--map target=column`.
+    pub map: BTreeMap<String, String>,
+    /// `--set target=value`.
+    pub set: BTreeMap<String, String>,
+}
+
+/// A source whose header and footer have been read.
+#[derive(Debug)]
+pub struct OpenedSource {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its identity.
+    pub fingerprint: Fingerprint,
+    /// The open file.
+    pub file: ParquetFile,
+}
+
+/// Opens all sources.
+pub fn open_sources(paths: Vec<PathBuf>, footer_bytes_max: usize) -> Result<Vec<OpenedSource>> {
+    let open = |path: PathBuf| {
+        let file = ParquetFile::open(&path, footer_bytes_max)?;
+        let fingerprint = Fingerprint::of(file.file()).map_err(|error| error.with_kind(Kind::Refused))?;
+        Ok(OpenedSource { path, fingerprint, file })
+    };
+    paths.into_iter().map(open).collect()
+}
+
+/// The dimension of the sources' embeddings, for a table that is to be created.
+pub fn source_dimension(sources: &[OpenedSource], mapping: &Mapping) -> Result<usize> {
+    for source in sources {
+        let column = source_column(source, "embedding", mapping)?
+            .ok_or_else(|| unmapped(source, "embedding", "vector", mapping))?;
+        if let Some(dim) = dimensions(source, column)?.first() {
+            return Ok(*dim);
+        }
+    }
+    Err(Error::refused("no source holds an embedding, so the new table's dimension is unknown")
+        .hint("create the table first: vecload migrate --dim N"))
+}
+
+/// Resolves a load against a target.
+pub fn plan(target: Target, sources: Vec<OpenedSource>, mapping: &Mapping, settings: LoadSettings) -> Result<LoadPlan> {
+    check_names(&target, mapping)?;
+    let embedding = embedding_column(&target, mapping)?;
+    let embedding_name = embedding.name.clone();
+    let half = matches!(embedding.target_type, Some(TargetType::Halfvec(_)));
+    let declared = embedding.target_type.as_ref().and_then(TargetType::vector_dim).flatten();
+
+    let mut found_dim = None;
+    for source in sources.iter().take(PEEK_SOURCES) {
+        let column = source_column(source, &embedding_name, mapping)?
+            .ok_or_else(|| unmapped(source, &embedding_name, &embedding.type_name, mapping))?;
+        let found = dimensions(source, column)?;
+        if let (Some(declared), Some(first)) = (declared, found.first())
+            && !found.contains(&declared)
+        {
+            return Err(Error::refused(format!(
+                "{}: column \"{}\" has embeddings of {first} dimensions, and {}.{} is {}",
+                source.path.display(),
+                source.file.fields()[column].name(),
+                target.name,
+                embedding_name,
+                embedding.type_name
+            ))
+            .hint(format!(
+                "load into a table of {first} dimensions (vecload migrate --dim {first} --table NAME), or map another column: \
+                 --map {embedding_name}=COLUMN"
+            )));
+        }
+        found_dim = found_dim.or(found.first().copied());
+    }
+    let dim = declared.or(found_dim).ok_or_else(|| {
+        Error::refused(format!("neither {} nor the sources tell the embedding's dimension", target.name))
+            .hint("the sources hold no embedding; give the column a dimension: vector(1536)")
+    })?;
+
+    let ids = reserved_ids(&target, &sources, mapping)?;
+    let mut copy_columns = Vec::new();
+    let mut fields = Vec::new();
+    let mut scalars = Vec::new();
+    for column in target.columns.iter().filter(|column| !column.is_generated) {
+        if column.name == embedding_name {
+            fields.push(FieldSource::Embedding);
+        } else if let Some(ids) = ids.as_ref().filter(|ids| ids.column == column.name) {
+            fields.push(FieldSource::Id(ids.width));
+        } else if is_filled(column, &sources, mapping)? {
+            fields.push(FieldSource::Cell(scalars.len()));
+            scalars.push(column);
+        } else {
+            continue;
+        }
+        copy_columns.push(column.name.clone());
+    }
+    let channel_name = target.channel_column().map(str::to_string);
+    let planned: Result<Vec<PlannedSource>> = sources
+        .into_iter()
+        .map(|source| {
+            let context = SourceContext { target: &target, embedding_name: &embedding_name, half, mapping };
+            context.plan_source(source, &scalars, channel_name.as_deref(), ids.as_ref())
+        })
+        .collect();
+    let planned = planned?;
+    Ok(LoadPlan {
+        copy_columns,
+        fields,
+        embedding_column: embedding_name,
+        dim,
+        half,
+        ids,
+        sources: planned,
+        settings,
+        target,
+    })
+}
+
+struct SourceContext<'a> {
+    target: &'a Target,
+    embedding_name: &'a str,
+    half: bool,
+    mapping: &'a Mapping,
+}
+
+impl SourceContext<'_> {
+    fn plan_source(
+        &self,
+        source: OpenedSource,
+        scalars: &[&TargetColumn],
+        channel: Option<&str>,
+        ids: Option<&ReservedIds>,
+    ) -> Result<PlannedSource> {
+        let embedding = source_column(&source, self.embedding_name, self.mapping)?
+            .ok_or_else(|| unmapped(&source, self.embedding_name, "vector", self.mapping))?;
+        let embedding_field = &source.file.fields()[embedding];
+        if !embedding::readable(embedding_field.data_type()) {
+            return Err(Error::refused(format!(
+                "{}: column \"{}\" has the type {}, which holds no embedding",
+                source.path.display(),
+                embedding_field.name(),
+                embedding_field.data_type()
+            ))
+            .hint(format!("embeddings are lists of floats, raw f32 bytes or [..] text; map another column: --map {}=COLUMN", self.embedding_name)));
+        }
+        let mut columns = Vec::new();
+        let mut projection = Projection { embedding, columns: Vec::new() };
+        let mut recipe = BTreeMap::from([(self.embedding_name.to_string(), json!({ "column": embedding_field.name() }))]);
+        for target in scalars {
+            let target_type = target.target_type.as_ref().ok_or_else(|| unsupported(self.target, target))?;
+            let filling = match self.mapping.set.get(&target.name) {
+                Some(value) => {
+                    recipe.insert(target.name.clone(), json!({ "value": value }));
+                    Filling::Constant(constant(&target.name, value, target_type)?)
+                }
+                None => {
+                    let column = source_column(&source, &target.name, self.mapping)?
+                        .ok_or_else(|| unmapped(&source, &target.name, &target.type_name, self.mapping))?;
+                    let field = &source.file.fields()[column];
+                    let converter = Converter::bind(field, source.file.is_text(column), target_type).map_err(|error| {
+                        Error::refused(format!("{}: {error} (column {} of {})", source.path.display(), target.name, self.target.name))
+                            .hint(format!("map another column: --map {}=COLUMN, or leave it out by renaming it in the source", target.name))
+                    })?;
+                    recipe.insert(target.name.clone(), json!({ "column": field.name() }));
+                    projection.columns.push(column);
+                    Filling::Column(projection.columns.len() - 1, converter)
+                }
+            };
+            columns.push(FilledColumn { name: target.name.clone(), not_null: target.not_null, filling });
+        }
+        let channel = channel.and_then(|channel| columns.iter().position(|column| column.name == channel));
+        let unit_rows = source.file.row_group_rows();
+        let units = 0..unit_rows.len() as u32;
+        let stored_bytes = units.map(|unit| source.file.stored_bytes(unit, &projection)).sum();
+        Ok(PlannedSource {
+            batcher: Batcher { columns, embedding_column: self.embedding_name.into(), half: self.half, channel },
+            recipe: json!({ "columns": recipe, "id_column": ids.map(|ids| &ids.column) }),
+            path: source.path,
+            fingerprint: source.fingerprint,
+            unit_rows,
+            projection,
+            stored_bytes,
+        })
+    }
+}
+
+/// `--map` and `--set` name columns that are there, once each.
+fn check_names(target: &Target, mapping: &Mapping) -> Result<()> {
+    for (option, name) in
+        mapping.map.keys().map(|name| ("--map", name)).chain(mapping.set.keys().map(|name| ("--set", name)))
+    {
+        match target.column(name) {
+            None => {
+                return Err(Error::refused(format!("{option} {name}: table {} has no such column", target.name))
+                    .hint(format!("its columns are {}", target.column_names())));
+            }
+            Some(column) if column.is_generated => {
+                return Err(Error::refused(format!("{option} {name}: the column is computed by the server"))
+                    .hint("leave it out"));
+            }
+            Some(_) => {}
+        }
+    }
+    match mapping.map.keys().find(|name| mapping.set.contains_key(*name)) {
+        Some(name) => Err(Error::refused(format!("column {name} is given by --map and by --set")).hint("keep one of them")),
+        None => Ok(()),
+    }
+}
+
+fn embedding_column<'a>(target: &'a Target, mapping: &Mapping) -> Result<&'a TargetColumn> {
+    let is_vector = |column: &&TargetColumn| {
+        column.target_type.as_ref().and_then(TargetType::vector_dim).is_some() && !mapping.set.contains_key(&column.name)
+    };
+    let vectors: Vec<_> = target.columns.iter().filter(is_vector).collect();
+    let named = vectors.iter().find(|column| column.name == "embedding");
+    let mapped = vectors.iter().find(|column| mapping.map.contains_key(&column.name));
+    named.or(mapped).or(vectors.first()).copied().ok_or_else(|| {
+        Error::refused(format!(
+            "table {} has no column of pgvector's types vector or halfvec; it has {}",
+            target.name,
+            target.column_names()
+        ))
+        .hint("name the right table with --table, or create one: vecload migrate --dim N --table NAME")
+    })
+}
+
+/// The column of a source that goes into a target column: as mapped, by the same name, by a usual name.
+fn source_column(source: &OpenedSource, target: &str, mapping: &Mapping) -> Result<Option<usize>> {
+    let fields = source.file.fields();
+    let exact = |name: &str| -> Result<Option<usize>> {
+        let mut found = (0..fields.len()).filter(|index| fields[*index].name() == name);
+        match (found.next(), found.next()) {
+            (Some(_), Some(_)) => Err(Error::refused(format!(
+                "{} has two columns named \"{name}\"",
+                source.path.display()
+            ))
+            .hint("write the file with one of them renamed")),
+            (first, _) => Ok(first),
+        }
+    };
+    if let Some(name) = mapping.map.get(target) {
+        return match exact(name)? {
+            Some(column) => Ok(Some(column)),
+            None => Err(Error::refused(format!(
+                "--map {target}={name}: {} has no such column",
+                source.path.display()
+            ))
+            .hint(format!("its columns are {}", source_names(source)))),
+        };
+    }
+    if let Some(column) = exact(target)? {
+        return Ok(Some(column));
+    }
+    let folded: Vec<usize> =
+        (0..fields.len()).filter(|index| fields[*index].name().eq_ignore_ascii_case(target)).collect();
+    if let [only] = folded[..] {
+        return Ok(Some(only));
+    }
+    for (usual, names) in USUAL_NAMES {
+        if *usual == target {
+            for name in *names {
+                if let Some(column) = exact(name)? {
+                    return Ok(Some(column));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The id column, if it is not mapped and its values come from a sequence.
+fn reserved_ids(target: &Target, sources: &[OpenedSource], mapping: &Mapping) -> Result<Option<ReservedIds>> {
+    let with_sequence = target.columns.iter().filter(|column| column.sequence.is_some());
+    let mut candidates: Vec<_> = with_sequence.collect();
+    // Where several columns count, the one called id is the rows' id.
+    candidates.sort_by_key(|column| column.name != "id");
+    let Some(column) = candidates.first() else { return Ok(None) };
+    if is_filled(column, sources, mapping)? {
+        return Ok(None);
+    }
+    let width = match column.target_type {
+        Some(TargetType::Int2) => 2,
+        Some(TargetType::Int4) => 4,
+        Some(TargetType::Int8) => 8,
+        _ => return Ok(None),
+    };
+    Ok(column.sequence.clone().map(|sequence| ReservedIds { column: column.name.clone(), width, sequence }))
+}
+
+/// Whether a column's values are sent. It must be the same for all sources, since all go through one COPY.
+fn is_filled(column: &TargetColumn, sources: &[OpenedSource], mapping: &Mapping) -> Result<bool> {
+    if mapping.set.contains_key(&column.name) {
+        return Ok(true);
+    }
+    let mut with = None;
+    let mut without = None;
+    for source in sources {
+        match source_column(source, &column.name, mapping)? {
+            Some(_) => with = with.or(Some(source)),
+            None => without = without.or(Some(source)),
+        }
+    }
+    match (with, without) {
+        (Some(_), None) => Ok(true),
+        (Some(with), Some(without)) => Err(Error::refused(format!(
+            "{} has a column for {}, and {} has none",
+            with.path.display(),
+            column.name,
+            without.path.display()
+        ))
+        .hint("load files of different columns with separate commands, or give the missing one with --set")),
+        (None, Some(source)) if column.not_null && !column.has_default => {
+            Err(unmapped(source, &column.name, &column.type_name, mapping))
+        }
+        (None, _) => Ok(false),
+    }
+}
+
+fn unmapped(source: &OpenedSource, name: &str, type_name: &str, mapping: &Mapping) -> Error {
+    let error = Error::refused(format!(
+        "{} has no column for {name} ({type_name}); its columns are {}",
+        source.path.display(),
+        source_names(source)
+    ));
+    let _ = mapping;
+    error.hint(format!("map one: --map {name}=COLUMN, or give one value for all rows: --set {name}=VALUE"))
+}
+
+fn unsupported(target: &Target, column: &TargetColumn) -> Error {
+    Error::refused(format!("column {} of {} has the type {}, which vecload does not write", column.name, target.name, column.type_name))
+        .hint("leave the column out of the source if it may be null or has a default; otherwise load into a staging table and convert there")
+}
+
+fn source_names(source: &OpenedSource) -> String {
+    source.file.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// The field of a `--set` value: text, converted as a source's text would be.
+fn constant(name: &str, value: &str, target_type: &TargetType) -> Result<Vec<u8>> {
+    let field = Field::new(name, DataType::Binary, true);
+    let converter = Converter::bind(&field, true, target_type)?;
+    let array: ArrayRef = Arc::new(BinaryArray::from_vec(vec![value.as_bytes()]));
+    let mut rejects = ColumnRejects::new();
+    let cells = converter.convert(&array, &mut rejects)?;
+    if let Some((_, reason, _)) = rejects.first() {
+        return Err(Error::refused(format!("--set {name}={value}: {reason}"))
+            .hint(format!("give a value of the column's type, {target_type}")));
+    }
+    let mut out = Vec::new();
+    cells.put(0, &mut out);
+    Ok(out)
+}
+
+/// Dimensions of the first embeddings of a source.
+fn dimensions(source: &OpenedSource, column: usize) -> Result<Vec<usize>> {
+    let projection = Projection { embedding: column, columns: Vec::new() };
+    if !embedding::readable(source.file.fields()[column].data_type()) {
+        return Ok(Vec::new());
+    }
+    for (unit, rows) in source.file.row_group_rows().into_iter().enumerate() {
+        if rows == 0 {
+            continue;
+        }
+        // Checks what the pages claim before they are decompressed.
+        source.file.page_bytes(unit as u32, &projection)?;
+        let Some(part) = source.file.parts(0, unit as u32, &projection).into_iter().next() else { continue };
+        let file = Arc::new(ParquetFile::open(&source.path, usize::MAX)?);
+        // Asked for no dimension, every readable embedding is a fault that tells its own.
+        let mut reader = PartReader::open(file, part, projection.clone(), PEEK_ROWS, 0)?;
+        let Some(batch) = reader.next_batch()? else { continue };
+        let found: Vec<usize> = batch
+            .embeddings
+            .faults
+            .iter()
+            .filter_map(|(_, reason, _)| match reason {
+                Reason::Dimension { found, .. } if *found > 0 => Some(*found),
+                _ => None,
+            })
+            .collect();
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+    Ok(Vec::new())
+}

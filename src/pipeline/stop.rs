@@ -1,0 +1,55 @@
+//! How a load ends early: the first error decides, and every stage hears of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::error::Error;
+use crate::memory::Budget;
+
+/// Shared by all stages of an attempt.
+#[derive(Debug)]
+pub struct Stop {
+    stopped: AtomicBool,
+    first: Mutex<Option<Error>>,
+    budgets: Vec<Budget>,
+    notify: Notify,
+}
+
+impl Stop {
+    /// Nothing has happened yet; stopping closes these budgets, so that nobody waits for memory.
+    pub fn new(budgets: Vec<Budget>) -> Self {
+        Self { stopped: AtomicBool::new(false), first: Mutex::new(None), budgets, notify: Notify::new() }
+    }
+
+    /// Stops everything for this reason, unless there was one before.
+    pub fn because(&self, error: Error) {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.is_none() {
+            *first = Some(error);
+        }
+        drop(first);
+        self.stopped.store(true, Ordering::Release);
+        self.budgets.iter().for_each(Budget::close);
+        self.notify.notify_waiters();
+    }
+
+    /// Whether the load is stopping.
+    pub fn is_stopping(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Waits until the load is stopping.
+    pub async fn stopping(&self) {
+        let notified = self.notify.notified();
+        if !self.is_stopping() {
+            notified.await;
+        }
+    }
+
+    /// The reason, once all stages have ended.
+    pub fn take(&self) -> Option<Error> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

@@ -1,0 +1,272 @@
+//! The target table as the server's catalog has it.
+
+use std::sync::Arc;
+
+use tokio_postgres::{Client, Row};
+
+use super::types::TargetType;
+use super::{QualifiedName, pg_error};
+use crate::error::{Error, Result};
+
+/// Columns of a table with their types; a domain is followed to its base type, whose modifier it may set.
+const COLUMNS_SQL: &str = "
+    with recursive typed as (
+        select a.attnum, a.atttypid as type, a.atttypmod as modifier, a.attnotnull as not_null
+        from pg_attribute a
+        where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
+        union all
+        select typed.attnum, t.typbasetype, t.typtypmod, typed.not_null or t.typnotnull
+        from typed join pg_type t on t.oid = typed.type
+        where t.typtype = 'd'
+    )
+    select a.attname, format_type(a.atttypid, a.atttypmod) as shown, a.attgenerated <> '' as generated,
+        a.atthasdef or a.attidentity <> '' as has_default, typed.not_null, typed.modifier,
+        t.typname, t.typtype::text as type_kind, n.nspname = 'pg_catalog' as built_in,
+        coalesce(element.typname, '') as element,
+        exists (select from pg_depend d join pg_extension e on e.oid = d.refobjid
+                where d.classid = 'pg_type'::regclass and d.objid = t.oid and d.deptype = 'e'
+                  and d.refclassid = 'pg_extension'::regclass and e.extname = 'vector') as of_pgvector,
+        array(select l.enumlabel::text from pg_enum l where l.enumtypid = t.oid order by l.enumsortorder) as labels,
+        s.seqrelid::regclass::text as sequence, s.seqincrement as increment
+    from typed
+    join pg_type t on t.oid = typed.type and t.typtype <> 'd'
+    join pg_namespace n on n.oid = t.typnamespace
+    join pg_attribute a on a.attrelid = $1 and a.attnum = typed.attnum
+    left join pg_type element on element.oid = t.typelem and t.typcategory = 'A'
+    left join lateral (
+        select s.* from pg_sequence s
+        where s.seqrelid = any (
+            select d.refobjid from pg_attrdef ad join pg_depend d
+                on d.classid = 'pg_attrdef'::regclass and d.objid = ad.oid and d.refclassid = 'pg_class'::regclass
+            where ad.adrelid = $1 and ad.adnum = a.attnum
+                and pg_get_expr(ad.adbin, ad.adrelid) like 'nextval(%'
+            union all
+            select d.objid from pg_depend d
+            where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass
+                and d.refobjid = $1 and d.refobjsubid = a.attnum and d.deptype = 'i')
+        limit 1
+    ) s on true
+    order by a.attnum";
+
+/// A table that rows can be loaded into.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Its name with its schema.
+    pub name: QualifiedName,
+    /// Its OID: the ledger's key, which a rename keeps and a drop ends.
+    pub oid: u32,
+    /// Its storage: a TRUNCATE or rewrite changes it.
+    pub relfilenode: u32,
+    /// Its columns in order.
+    pub columns: Vec<TargetColumn>,
+    /// Whether it holds no row.
+    pub is_empty: bool,
+    /// Whether constraints may be checked as late as at commit.
+    pub has_deferrable: bool,
+    /// Whether Citus distributes it, and how.
+    pub citus: Option<Distribution>,
+}
+
+/// How Citus distributes the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Distribution {
+    /// The distribution column.
+    pub column: String,
+    /// Number of shards.
+    pub shards: i64,
+}
+
+/// A column of the target.
+#[derive(Debug, Clone)]
+pub struct TargetColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type as SQL writes it.
+    pub type_name: String,
+    /// Its type, if vecload writes it.
+    pub target_type: Option<TargetType>,
+    /// Whether null is refused.
+    pub not_null: bool,
+    /// Whether it has a default, an identity's included.
+    pub has_default: bool,
+    /// Whether it is computed from other columns, and can't be written.
+    pub is_generated: bool,
+    /// The sequence behind its default.
+    pub sequence: Option<Sequence>,
+}
+
+/// A sequence that ids come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequence {
+    /// Its name as SQL text, quoted where needed.
+    pub name: String,
+    /// Distance of successive values.
+    pub increment: i64,
+}
+
+impl Target {
+    /// Looks a table up; `None` if there is none of that name.
+    pub async fn find(client: &Client, name: &QualifiedName) -> Result<Option<Self>> {
+        let failed = |error| pg_error(format!("look up table {name}"), error);
+        let row = client
+            .query_opt(
+                "select c.oid, pg_relation_filenode(c.oid) as relfilenode, c.relkind::text as kind, n.nspname, c.relname,
+                        has_table_privilege(c.oid, 'insert') as may_insert,
+                        has_table_privilege(c.oid, 'select') as may_select,
+                        exists (select from pg_constraint where conrelid = c.oid and condeferrable) as has_deferrable
+                 from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass($1)::oid",
+                &[&name.sql()],
+            )
+            .await
+            .map_err(failed)?;
+        let Some(row) = row else { return Ok(None) };
+        let full = QualifiedName::new(Some(row.get("nspname")), row.get("relname"));
+        let kind: &str = row.get("kind");
+        if !matches!(kind, "r" | "p") {
+            let what = match kind {
+                "v" => "a view",
+                "m" => "a materialized view",
+                "f" => "a foreign table",
+                _ => "no table",
+            };
+            return Err(Error::refused(format!("{full} is {what}")).hint("name an ordinary table with --table"));
+        }
+        for (allowed, right) in [("may_insert", "INSERT"), ("may_select", "SELECT")] {
+            if !row.get::<_, bool>(allowed) {
+                return Err(Error::refused(format!("no {right} right on table {full}"))
+                    .hint(format!("as its owner: GRANT SELECT, INSERT ON {} TO your_role;", full.sql())));
+            }
+        }
+        let oid: u32 = row.get("oid");
+        let columns = client.query(COLUMNS_SQL, &[&oid]).await.map_err(failed)?;
+        let empty = format!("select not exists (select from {})", full.sql());
+        let is_empty: bool = client.query_one(&empty, &[]).await.map_err(failed)?.get(0);
+        Ok(Some(Self {
+            oid,
+            // A partitioned table has no storage of its own.
+            relfilenode: row.get::<_, Option<u32>>("relfilenode").unwrap_or(0),
+            columns: columns.iter().map(column_of).collect(),
+            is_empty,
+            has_deferrable: row.get("has_deferrable"),
+            citus: distribution(client, oid).await.map_err(failed)?,
+            name: full,
+        }))
+    }
+
+    /// The column of a name.
+    pub fn column(&self, name: &str) -> Option<&TargetColumn> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Names of all columns, for messages.
+    pub fn column_names(&self) -> String {
+        self.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The name of the integer column that partitions the rows: Citus's distribution column, else `channel_id`.
+    pub fn channel_column(&self) -> Option<&str> {
+        let name = self.citus.as_ref().map_or("channel_id", |citus| &citus.column);
+        let column = self.column(name)?;
+        column.target_type.as_ref().is_some_and(TargetType::is_integer).then_some(&column.name)
+    }
+}
+
+/// Versions of the server and of the extensions that matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct ServerVersions {
+    /// PostgreSQL, as `18.6`.
+    pub postgres: String,
+    /// pgvector, if it is installed in the database.
+    pub pgvector: Option<String>,
+    /// Citus, if it is installed in the database.
+    pub citus: Option<String>,
+}
+
+impl ServerVersions {
+    /// Asks the server.
+    pub async fn of(client: &Client) -> Result<Self> {
+        let row = client
+            .query_one(
+                "select split_part(current_setting('server_version'), ' ', 1),
+                        (select extversion from pg_extension where extname = 'vector'),
+                        (select extversion from pg_extension where extname = 'citus')",
+                &[],
+            )
+            .await
+            .map_err(|error| pg_error("ask the server for its versions", error))?;
+        Ok(Self { postgres: row.get(0), pgvector: row.get(1), citus: row.get(2) })
+    }
+}
+
+async fn distribution(client: &Client, oid: u32) -> Result<Option<Distribution>, tokio_postgres::Error> {
+    let citus = client.query_one("select to_regclass('pg_catalog.pg_dist_partition') is not null", &[]).await?;
+    if !citus.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let row = client
+        .query_opt(
+            "select column_to_column_name(logicalrelid, partkey) as column,
+                    (select count(*) from pg_dist_shard s where s.logicalrelid = p.logicalrelid) as shards
+             from pg_dist_partition p where logicalrelid = $1::oid and partmethod = 'h'",
+            &[&oid],
+        )
+        .await?;
+    Ok(row.map(|row| Distribution { column: row.get("column"), shards: row.get("shards") }))
+}
+
+fn column_of(row: &Row) -> TargetColumn {
+    let sequence: Option<String> = row.get("sequence");
+    TargetColumn {
+        name: row.get("attname"),
+        type_name: row.get("shown"),
+        target_type: type_of(row),
+        not_null: row.get("not_null"),
+        has_default: row.get("has_default"),
+        is_generated: row.get("generated"),
+        sequence: sequence.map(|name| Sequence { name, increment: row.get("increment") }),
+    }
+}
+
+fn type_of(row: &Row) -> Option<TargetType> {
+    let modifier: i32 = row.get("modifier");
+    let limit = |offset: i32| usize::try_from(modifier - offset).ok();
+    let name: &str = row.get("typname");
+    if row.get("of_pgvector") {
+        return match name {
+            "vector" => Some(TargetType::Vector(limit(0))),
+            "halfvec" => Some(TargetType::Halfvec(limit(0))),
+            _ => None,
+        };
+    }
+    if row.get::<_, &str>("type_kind") == "e" {
+        return Some(TargetType::Enum(Arc::from(row.get::<_, Vec<String>>("labels"))));
+    }
+    if !row.get::<_, bool>("built_in") {
+        return None;
+    }
+    Some(match name {
+        "bool" => TargetType::Bool,
+        "int2" => TargetType::Int2,
+        "int4" => TargetType::Int4,
+        "int8" => TargetType::Int8,
+        "float4" => TargetType::Float4,
+        "float8" => TargetType::Float8,
+        // The modifier is precision << 16 | scale (11 bits, signed), plus 4.
+        "numeric" => TargetType::Numeric((modifier >= 4).then(|| {
+            let packed = modifier - 4;
+            ((packed >> 16) as u16, (((packed & 0x7ff) ^ 1024) - 1024) as i16)
+        })),
+        "text" => TargetType::Text,
+        "varchar" => TargetType::Varchar(limit(4)),
+        "uuid" => TargetType::Uuid,
+        "date" => TargetType::Date,
+        "timestamp" => TargetType::Timestamp,
+        "timestamptz" => TargetType::Timestamptz,
+        "json" => TargetType::Json,
+        "jsonb" => TargetType::Jsonb,
+        "bytea" => TargetType::Bytea,
+        "_text" => TargetType::TextArray,
+        "_int8" => TargetType::Int8Array,
+        _ => return None,
+    })
+}

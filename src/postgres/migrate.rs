@@ -1,0 +1,159 @@
+//! The target table of [`crate::postgres::catalog::Target`], made or found fit.
+
+use tokio_postgres::Client;
+
+use super::catalog::Target;
+use super::types::TargetType;
+use super::{QualifiedName, pg_error};
+use crate::error::{Error, Result};
+
+/// One statement per file and message: Citus refuses several DDL commands in one.
+const EXTENSION: &str = include_str!("../../migrations/target/01_extension.sql");
+const SEQUENCE: &str = include_str!("../../migrations/target/02_sequence.sql");
+const TABLE: &str = include_str!("../../migrations/target/03_table.sql");
+const DISTRIBUTE: &str = include_str!("../../migrations/target/04_distribute.sql");
+
+/// pgvector's limits on a column: 16,000 dimensions of either type.
+const DIM_MAX: usize = 16_000;
+
+/// The embedding's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VectorType {
+    /// 4 bytes an element.
+    #[default]
+    Vector,
+    /// 2 bytes an element, up to 65,504.
+    Halfvec,
+}
+
+/// What the table should be.
+#[derive(Debug, Clone)]
+pub struct TableSpec {
+    /// Its name.
+    pub name: QualifiedName,
+    /// Dimension of the embeddings.
+    pub dim: usize,
+    /// Type of the embeddings.
+    pub vector_type: VectorType,
+    /// Shards, where Citus is.
+    pub shards: u32,
+}
+
+/// Makes extension and table, and distributes the table where Citus is; an existing table is inspected.
+/// Returns the table and whether it was made now.
+pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<(Target, bool)> {
+    if spec.dim == 0 || spec.dim > DIM_MAX {
+        return Err(Error::refused(format!("{} dimensions; pgvector takes 1 to {DIM_MAX}", spec.dim)));
+    }
+    ensure_extension(client).await?;
+    if let Some(existing) = Target::find(client, &spec.name).await? {
+        fits(&existing, spec)?;
+        distribute(client, &existing.name, spec.shards).await?;
+        return Ok((existing, false));
+    }
+    let doing = format!("create table {}", spec.name);
+    let schema = match &spec.name.schema {
+        Some(schema) => schema.clone(),
+        None => {
+            let row = client.query_one("select current_schema()", &[]).await.map_err(|e| pg_error(&doing, e))?;
+            row.get::<_, Option<String>>(0).ok_or_else(|| {
+                Error::refused("the search_path names no schema that exists")
+                    .hint("name one: --table SCHEMA.NAME, or set the role's search_path")
+            })?
+        }
+    };
+    let name = QualifiedName::new(Some(&schema), &spec.name.name);
+    let vector_type = match spec.vector_type {
+        VectorType::Vector => "vector",
+        VectorType::Halfvec => "halfvec",
+    };
+    let settings = [
+        ("vecload.schema", schema),
+        ("vecload.table", spec.name.name.clone()),
+        ("vecload.embedding_type", format!("{}({})", qualified_type(client, vector_type).await?, spec.dim)),
+    ];
+    for (setting, value) in settings {
+        set(client, setting, &value).await?;
+    }
+    for statement in [SEQUENCE, TABLE] {
+        client.batch_execute(statement).await.map_err(|error| pg_error(&doing, error))?;
+    }
+    distribute(client, &name, spec.shards).await?;
+    let target = Target::find(client, &name).await?;
+    let target = target.ok_or_else(|| Error::bug(format!("table {name} is not there after it was created")))?;
+    Ok((target, true))
+}
+
+async fn ensure_extension(client: &Client) -> Result<()> {
+    let there = "select exists (select from pg_extension where extname = 'vector')";
+    let row = client.query_one(there, &[]).await.map_err(|error| pg_error("look for pgvector", error))?;
+    if row.get(0) {
+        return Ok(());
+    }
+    client.batch_execute(EXTENSION).await.map_err(|error| {
+        pg_error("create the extension vector", error)
+            .with_kind(crate::error::Kind::Refused)
+            .hint("install pgvector on the database server (package postgresql-NN-pgvector, or build it), then run `create extension vector` as a superuser")
+    })
+}
+
+/// The type with the schema that the extension lives in, which need not be on the search path.
+async fn qualified_type(client: &Client, name: &str) -> Result<String> {
+    let row = client
+        .query_opt(
+            "select n.nspname from pg_extension e join pg_type t on t.typname = $1
+             join pg_namespace n on n.oid = t.typnamespace
+             join pg_depend d on d.objid = t.oid and d.refobjid = e.oid and d.deptype = 'e'
+             where e.extname = 'vector'",
+            &[&name],
+        )
+        .await
+        .map_err(|error| pg_error(format!("look for the type {name}"), error))?;
+    match row {
+        Some(row) => Ok(QualifiedName::new(Some(row.get(0)), name).sql()),
+        None => Err(Error::refused(format!("the installed pgvector has no type {name}"))
+            .hint("halfvec needs pgvector 0.7.0; run `alter extension vector update` after installing a newer one")),
+    }
+}
+
+async fn set(client: &Client, setting: &str, value: &str) -> Result<()> {
+    let set = client.execute("select set_config($1, $2, false)", &[&setting, &value]).await;
+    set.map(|_| ()).map_err(|error| pg_error(format!("set {setting}"), error))
+}
+
+/// Refuses an existing table whose embedding can't hold what is asked for.
+fn fits(target: &Target, spec: &TableSpec) -> Result<()> {
+    let column = target.column("embedding").or_else(|| {
+        target.columns.iter().find(|column| column.target_type.as_ref().and_then(TargetType::vector_dim).is_some())
+    });
+    let table = &target.name;
+    let Some(column) = column else {
+        return Err(Error::refused(format!("table {table} exists and has no vector column; it has {}", target.column_names()))
+            .hint("name another table with --table"));
+    };
+    let wanted = match spec.vector_type {
+        VectorType::Vector => TargetType::Vector(Some(spec.dim)),
+        VectorType::Halfvec => TargetType::Halfvec(Some(spec.dim)),
+    };
+    match &column.target_type {
+        Some(found) if *found == wanted => Ok(()),
+        _ => Err(Error::refused(format!(
+            "table {table} exists with {} {}, and {wanted} is asked for",
+            column.name, column.type_name
+        ))
+        .hint(format!("give --dim and --type as the table has them, another --table, or drop it first: DROP TABLE {};", table.sql()))),
+    }
+}
+
+async fn distribute(client: &Client, name: &QualifiedName, shards: u32) -> Result<()> {
+    let doing = || format!("distribute table {name}");
+    let citus = "select exists (select from pg_extension where extname = 'citus')";
+    if !client.query_one(citus, &[]).await.map_err(|error| pg_error(doing(), error))?.get::<_, bool>(0) {
+        return Ok(());
+    }
+    set(client, "vecload.schema", name.schema.as_deref().unwrap_or("public")).await?;
+    set(client, "vecload.table", &name.name).await?;
+    set(client, "vecload.shards", &shards.to_string()).await?;
+    client.batch_execute(DISTRIBUTE).await.map_err(|error| pg_error(doing(), error))
+}

@@ -1,0 +1,30 @@
+//! The way to PostgreSQL: where to connect and how, sessions, and what the server says.
+//!
+//! [`ConnectSettings::resolve`] reads URL, service file, environment and password file as libpq does;
+//! [`ConnectSettings::connect`] opens a [`Session`].
+
+mod advice;
+mod connect;
+pub mod catalog;
+mod conninfo;
+mod failure;
+mod hosts;
+pub mod migrate;
+mod options;
+mod parameters;
+mod passfile;
+pub mod quote;
+pub mod server_error;
+mod service;
+pub mod session;
+pub mod settings;
+mod tls;
+mod tls_files;
+pub mod types;
+mod verifier;
+
+pub use conninfo::redacted;
+pub use quote::{QualifiedName, quote_ident, quote_literal};
+pub use server_error::{ServerError, pg_error};
+pub use session::{Canceller, Session, SessionOptions};
+pub use settings::ConnectSettings;

@@ -1,0 +1,87 @@
+//! What makes a file the same source as one loaded earlier.
+//!
+//! Size, footer and 64 sampled blocks are hashed into the fingerprint, which is read in a moment whatever
+//! the file's size. Where the fingerprint agrees and the modification time does not, the whole file's hash
+//! decides; it is stored when a load has finished.
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::parquet::PositionedFile;
+use crate::error::{Context, Result};
+
+const SAMPLES: u64 = 64;
+const SAMPLE_BYTES: u64 = 4096;
+
+/// The footer and its frame are within the last blocks of the file; as much of them is hashed whole.
+const TAIL_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes read at a time for a full hash.
+const READ_BYTES: usize = 1 << 20;
+
+/// A source's identity as far as it is known quickly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// Hash over size, footer and samples, in hexadecimal.
+    pub content: String,
+    /// Bytes in the file.
+    pub size: u64,
+    /// Last modification, nanoseconds since 1970.
+    pub modified_nanos: i64,
+}
+
+impl Fingerprint {
+    /// Reads a file's fingerprint.
+    pub fn of(file: &PositionedFile) -> Result<Self> {
+        let size = file.size();
+        let describe = || format!("read {} for its fingerprint", file.path().display());
+        let mut hasher = Xxh3::new();
+        hasher.update(&size.to_le_bytes());
+        let tail = size.min(TAIL_BYTES_MAX);
+        hasher.update(&file.read_up_to(tail as usize, size - tail).or_failed(describe)?);
+        for sample in 0..SAMPLES {
+            // Spread evenly from the first block to the last.
+            let offset = (size.saturating_sub(SAMPLE_BYTES) as u128 * u128::from(sample) / u128::from(SAMPLES - 1)) as u64;
+            hasher.update(&file.read_up_to(SAMPLE_BYTES as usize, offset).or_failed(describe)?);
+        }
+        Ok(Self { content: format!("{:032x}", hasher.digest128()), size, modified_nanos: file.modified_nanos()? })
+    }
+}
+
+/// Hash of a whole file, in hexadecimal.
+pub fn full_hash(file: &PositionedFile) -> Result<String> {
+    let mut hasher = Xxh3::new();
+    let mut buffer = vec![0; READ_BYTES];
+    let mut offset = 0;
+    while offset < file.size() {
+        let length = buffer.len().min(usize::try_from(file.size() - offset).unwrap_or(usize::MAX));
+        file.read_exact_at(&mut buffer[..length], offset)
+            .or_failed(|| format!("read {} for its hash", file.path().display()))?;
+        hasher.update(&buffer[..length]);
+        offset += length as u64;
+    }
+    Ok(format!("{:032x}", hasher.digest128()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_in_the_footer_or_a_sample_shows_and_the_full_hash_sees_every_byte() {
+        let path = tempfile::NamedTempFile::new().expect("a file");
+        let mut bytes = vec![7u8; 5 << 20];
+        let read = |bytes: &[u8]| {
+            std::fs::write(path.path(), bytes).expect("write");
+            let file = PositionedFile::open(path.path()).expect("open");
+            (Fingerprint::of(&file).expect("read").content, full_hash(&file).expect("read"))
+        };
+        let first = read(&bytes);
+        assert_eq!(first, read(&bytes));
+        bytes[5 << 19 | 1] ^= 1;
+        let between = read(&bytes);
+        assert_ne!(first.1, between.1, "the full hash covers every byte");
+        *bytes.last_mut().expect("not empty") ^= 1;
+        assert_ne!(between.0, read(&bytes).0, "the tail is covered");
+        assert_ne!(first.0, read(&bytes[..bytes.len() - 1]).0, "the size is covered");
+    }
+}

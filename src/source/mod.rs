@@ -1,0 +1,76 @@
+//! Sources of rows, cut into units that one lane reads each.
+
+pub mod discover;
+pub mod fingerprint;
+pub mod parquet;
+
+use std::ops::Range;
+
+use arrow::array::RecordBatch;
+
+use crate::batch::reject::Reason;
+
+/// Where rows come from; stable across runs, whatever the batch sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Index of the source in the plan.
+    pub source: usize,
+    /// Unit of the source; in Parquet the row group.
+    pub unit: u32,
+    /// First row within the unit, counted from 0.
+    pub first_row: u64,
+}
+
+/// A piece of a source that one lane reads from start to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitPart {
+    /// Index of the source in the plan.
+    pub source: usize,
+    /// Unit of the source; in Parquet the row group.
+    pub unit: u32,
+    /// Rows of the unit; a large unit is read in several parts.
+    pub rows: Range<u64>,
+}
+
+/// Rows as the source has them, on their way to the batcher.
+#[derive(Debug)]
+pub struct SourceBatch {
+    /// Where the rows come from.
+    pub origin: Origin,
+    /// Number of rows, those with faulty embeddings included.
+    pub rows: usize,
+    /// The embeddings.
+    pub embeddings: Embeddings,
+    /// The other columns that are needed, in the order of [`crate::batch::SourceLayout`].
+    pub columns: RecordBatch,
+}
+
+/// Embeddings of a batch: `dim` floats for each row that has no fault, one row after another.
+#[derive(Debug, Default)]
+pub struct Embeddings {
+    /// The target's dimension.
+    pub dim: usize,
+    /// `(rows − faults) × dim` elements.
+    pub values: Vec<f32>,
+    /// Rows without a usable embedding, ascending, each with the reason and an excerpt.
+    pub faults: Vec<(usize, Reason, String)>,
+}
+
+impl Embeddings {
+    /// Adds one row's embedding from a reader that gives it row by row.
+    pub fn push_row(
+        &mut self,
+        row: usize,
+        read: impl FnOnce(&mut Vec<f32>) -> Result<(), Reason>,
+        shown: impl FnOnce() -> String,
+    ) {
+        let start = self.values.len();
+        let fault = match read(&mut self.values) {
+            Ok(()) if self.values.len() - start == self.dim => return,
+            Ok(()) => Reason::Dimension { found: self.values.len() - start, expected: self.dim },
+            Err(reason) => reason,
+        };
+        self.values.truncate(start);
+        self.faults.push((row, fault, shown()));
+    }
+}

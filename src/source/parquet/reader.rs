@@ -1,0 +1,183 @@
+//! Reading one part of a row group: small columns through Arrow's reader, the embedding beside it, in step.
+
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::Schema;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::column::reader::get_column_reader;
+use parquet::errors::ParquetError;
+use parquet::file::serialized_reader::SerializedPageReader;
+
+use super::guard::guarded;
+use super::lists::ListReader;
+use super::{ParquetFile, Projection, range_len};
+use crate::batch::convert::shown;
+use crate::batch::embedding;
+use crate::error::{Error, Result};
+use crate::source::{Embeddings, Origin, SourceBatch, UnitPart};
+
+/// Reads the rows of a part in batches.
+pub struct PartReader {
+    file: Arc<ParquetFile>,
+    part: UnitPart,
+    projection: Projection,
+    batch_rows: usize,
+    dim: usize,
+    /// Columns that Arrow's reader gives, and at which place of its batches each projected one is.
+    columns: ParquetRecordBatchReader,
+    places: Vec<usize>,
+    embedding: EmbeddingColumn,
+    position: u64,
+    spare: Vec<f32>,
+}
+
+enum EmbeddingColumn {
+    /// A list of floats, by the typed column reader.
+    List(Box<ListReader>),
+    /// Any other form, from this place of Arrow's batches.
+    Arrow { place: usize, text: bool },
+}
+
+impl PartReader {
+    /// Starts reading a part; embeddings are expected to have `dim` dimensions.
+    pub fn open(
+        file: Arc<ParquetFile>,
+        part: UnitPart,
+        projection: Projection,
+        batch_rows: usize,
+        dim: usize,
+    ) -> Result<Self> {
+        let float_leaf = file.float_leaf(projection.embedding);
+        let mut roots = projection.columns.clone();
+        if float_leaf.is_none() {
+            roots.push(projection.embedding);
+        }
+        // Arrow's reader gives columns in the file's order, each once.
+        let mut order = roots.clone();
+        order.sort_unstable();
+        order.dedup();
+        let place_of = |root: &usize| order.partition_point(|other| other < root);
+        let places = projection.columns.iter().map(place_of).collect();
+
+        let columns = guarded(|| columns_reader(&file, &part, &order, batch_rows));
+        let columns = columns.map_err(|error| file.damaged(part.unit, "its columns").because(error))?;
+        let embedding = match float_leaf {
+            None => EmbeddingColumn::Arrow {
+                place: place_of(&projection.embedding),
+                text: file.is_text(projection.embedding),
+            },
+            Some((leaf, _)) => {
+                let list = guarded(|| list_reader(&file, &part, projection.embedding, leaf));
+                let name = file.fields()[projection.embedding].name();
+                let place = format!("column \"{name}\"");
+                EmbeddingColumn::List(Box::new(list.map_err(|error| file.damaged(part.unit, &place).because(error))?))
+            }
+        };
+        let position = part.rows.start;
+        Ok(Self { file, part, projection, batch_rows, dim, columns, places, embedding, position, spare: Vec::new() })
+    }
+
+    /// The next batch, or `None` at the part's end.
+    pub fn next_batch(&mut self) -> Result<Option<SourceBatch>> {
+        let left = self.part.rows.end - self.position;
+        if left == 0 {
+            return Ok(None);
+        }
+        let rows = self.batch_rows.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let batch = guarded(|| match self.columns.next() {
+            Some(batch) => batch.map_err(ParquetError::from),
+            None => Err(ParquetError::EOF("the columns end before the row group does".into())),
+        })
+        .map_err(|error| self.damaged("its columns", error))?;
+        if batch.num_rows() != rows {
+            let short = ParquetError::EOF(format!("{} rows instead of {rows}", batch.num_rows()));
+            return Err(self.damaged("its columns", short));
+        }
+        let mut embeddings =
+            Embeddings { dim: self.dim, values: std::mem::take(&mut self.spare), faults: Vec::new() };
+        match &mut self.embedding {
+            EmbeddingColumn::List(list) => {
+                if let Err(error) = list.read(rows, &mut embeddings) {
+                    let name = self.file.fields()[self.projection.embedding].name();
+                    return Err(self.damaged(&format!("column \"{name}\""), error));
+                }
+            }
+            EmbeddingColumn::Arrow { place, text } => {
+                let array = batch.column(*place);
+                embeddings.values.clear();
+                for row in 0..rows {
+                    let read = |out: &mut Vec<f32>| embedding::read_row(array.as_ref(), row, *text, out);
+                    embeddings.push_row(row, read, || shown(array, row));
+                }
+            }
+        }
+        let origin = Origin { source: self.part.source, unit: self.part.unit, first_row: self.position };
+        self.position += rows as u64;
+        Ok(Some(SourceBatch { origin, rows, embeddings, columns: self.projected(&batch)? }))
+    }
+
+    /// Takes back the buffer of a batch that has been encoded, for the next one.
+    pub fn recycle(&mut self, values: Vec<f32>) {
+        self.spare = values;
+    }
+
+    fn projected(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let arrays = self.places.iter().map(|place| Arc::clone(batch.column(*place))).collect();
+        let fields: Vec<_> = self.places.iter().map(|place| batch.schema().field(*place).clone()).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
+            .map_err(|error| Error::bug("order the columns of a batch").because(error))
+    }
+
+    fn damaged(&self, place: &str, error: ParquetError) -> Error {
+        let end = (self.position + self.batch_rows as u64).min(self.part.rows.end);
+        let rows = format!("rows {} to {}, {place}", self.position, end.saturating_sub(1));
+        self.file.damaged(self.part.unit, &rows).because(error)
+    }
+}
+
+fn columns_reader(
+    file: &ParquetFile,
+    part: &UnitPart,
+    roots: &[usize],
+    batch_rows: usize,
+) -> parquet::errors::Result<ParquetRecordBatchReader> {
+    let mask = ProjectionMask::roots(file.metadata().file_metadata().schema_descr(), roots.iter().copied());
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file.file().clone(), file.arrow.clone())
+        .with_row_groups(vec![part.unit as usize])
+        .with_projection(mask)
+        .with_batch_size(batch_rows);
+    let before = usize::try_from(part.rows.start).unwrap_or(usize::MAX);
+    let selection = vec![RowSelector::skip(before), RowSelector::select(range_len(&part.rows))];
+    builder.with_row_selection(RowSelection::from(selection)).build()
+}
+
+fn list_reader(
+    file: &ParquetFile,
+    part: &UnitPart,
+    column: usize,
+    leaf: usize,
+) -> parquet::errors::Result<ListReader> {
+    let group = file.row_group(part.unit);
+    let rows = usize::try_from(group.num_rows()).unwrap_or(usize::MAX);
+    let whole = part.rows.start == 0 && part.rows.end == group.num_rows().cast_unsigned();
+    let index = file.metadata().page_index().filter(|index| !whole && index.has_offset_indexes());
+    let pages = index.and_then(|index| index.offset_index(part.unit as usize, leaf));
+    let pages = pages.map(|index| index.page_locations().clone());
+    let reader = SerializedPageReader::new(Arc::new(file.file().clone()), group.column(leaf), rows, pages)?;
+    let schema = file.metadata().file_metadata().schema_descr();
+    let descriptor = schema.column(leaf);
+    let root = &schema.root_schema().get_fields()[column];
+    let mut list = ListReader::new(
+        get_column_reader(descriptor.clone(), Box::new(reader)),
+        descriptor.max_def_level(),
+        descriptor.self_type().is_optional(),
+        root.is_optional(),
+    )?;
+    if part.rows.start > 0 {
+        list.skip(usize::try_from(part.rows.start).unwrap_or(usize::MAX))?;
+    }
+    Ok(list)
+}
