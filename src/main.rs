@@ -1,1 +1,7 @@
-fn main(){}
+//! The `vecload` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vecload::cli::main()
+}

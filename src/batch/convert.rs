@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, BinaryBuilder, FixedSizeBinaryArray, PrimitiveArray,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, BinaryBuilder, FixedSizeBinaryArray,
+    PrimitiveArray,
 };
 use arrow::buffer::NullBuffer;
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Decimal256Type, Field, FieldRef, Float32Type, Float64Type, Int64Type,
-    TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Decimal256Type, Field, FieldRef, Float32Type, Float64Type,
+    Int64Type, TimeUnit, TimestampMicrosecondType,
 };
 use arrow::json::writer::{EncoderOptions, make_encoder};
 
@@ -61,7 +62,9 @@ enum How {
     Bytea,
     TextArray,
     Int8Array,
-    Vector { text: bool },
+    Vector {
+        text: bool,
+    },
 }
 
 impl Converter {
@@ -77,7 +80,9 @@ impl Converter {
             T::Int2 | T::Int4 | T::Int8 if from.is_floating() => Some(How::IntegerFromFloat),
             T::Int2 | T::Int4 | T::Int8 if from.is_numeric() || is_text(from) => Some(How::Integer),
             T::Float4 | T::Float8 if from.is_numeric() || is_text(from) => Some(How::Float),
-            T::Numeric(_) if matches!(from, D::Decimal128(..) | D::Decimal256(..)) => Some(How::NumericFromDecimal),
+            T::Numeric(_) if matches!(from, D::Decimal128(..) | D::Decimal256(..)) => {
+                Some(How::NumericFromDecimal)
+            }
             T::Numeric(_) if from.is_numeric() || is_text(from) => Some(How::NumericFromText),
             T::Bool if *from == D::Boolean || is_text(from) => Some(How::Bool),
             T::Text | T::Varchar(_) | T::Enum(_) if is_text(from) || is_scalar(from) => Some(How::Text),
@@ -86,7 +91,9 @@ impl Converter {
             T::Date if is_date_or_time(from) || is_text(from) => Some(How::Date),
             T::Timestamp | T::Timestamptz if is_date_or_time(from) || is_text(from) => Some(How::Timestamp),
             T::Json | T::Jsonb if is_text(from) => Some(How::JsonFromText),
-            T::Json | T::Jsonb if is_structure(from) => Some(How::JsonFromStructure(Arc::new(source.clone()))),
+            T::Json | T::Jsonb if is_structure(from) => {
+                Some(How::JsonFromStructure(Arc::new(source.clone())))
+            }
             T::Bytea if matches!(from, D::Binary | D::FixedSizeBinary(_)) => Some(How::Bytea),
             T::TextArray if element(from).is_some_and(|item| is_text(item) || is_scalar(item)) => {
                 Some(How::TextArray)
@@ -96,7 +103,10 @@ impl Converter {
             _ => None,
         };
         match how {
-            Some(how) => Ok(Self { target: target.clone(), how }),
+            Some(how) => Ok(Self {
+                target: target.clone(),
+                how,
+            }),
             None => Err(Error::refused(format!(
                 "column \"{}\" has the type {}, which does not go into {target}",
                 source.name(),
@@ -119,14 +129,25 @@ impl Converter {
                 let array = self.cast(array, &DataType::Boolean, rejects)?;
                 let values = array.as_boolean();
                 let bytes = (0..values.len()).map(|row| u8::from(values.value(row))).collect();
-                Ok(Cells::Fixed { width: 1, bytes, nulls: values.nulls().cloned() })
+                Ok(Cells::Fixed {
+                    width: 1,
+                    bytes,
+                    nulls: values.nulls().cloned(),
+                })
             }
             How::NumericFromDecimal | How::NumericFromText => self.numerics(array, rejects),
             How::Text => self.texts(array, rejects),
             How::Uuid => {
                 let values = downcast::<FixedSizeBinaryArray>(array)?;
-                let bytes = (0..values.len()).flat_map(|row| values.value(row)).copied().collect();
-                Ok(Cells::Fixed { width: 16, bytes, nulls: values.nulls().cloned() })
+                let bytes = (0..values.len())
+                    .flat_map(|row| values.value(row))
+                    .copied()
+                    .collect();
+                Ok(Cells::Fixed {
+                    width: 16,
+                    bytes,
+                    nulls: values.nulls().cloned(),
+                })
             }
             How::UuidFromText => {
                 let values = as_binary(array)?;
@@ -142,13 +163,25 @@ impl Converter {
                     };
                     bytes.extend_from_slice(uuid.as_bytes());
                 }
-                Ok(Cells::Fixed { width: 16, bytes, nulls: values.nulls().cloned() })
+                Ok(Cells::Fixed {
+                    width: 16,
+                    bytes,
+                    nulls: values.nulls().cloned(),
+                })
             }
             How::Date => {
                 let days = self.cast(array, &DataType::Date32, rejects)?;
                 let days = days.as_primitive::<Date32Type>();
-                let shifted = self.shift(days, |day| i64::from(day) - i64::from(POSTGRES_EPOCH_DAYS), rejects);
-                Ok(fixed(4, days.nulls(), shifted.iter().map(|day| (*day as i32).to_be_bytes())))
+                let shifted = self.shift(
+                    days,
+                    |day| i64::from(day) - i64::from(POSTGRES_EPOCH_DAYS),
+                    rejects,
+                );
+                Ok(fixed(
+                    4,
+                    days.nulls(),
+                    shifted.iter().map(|day| (*day as i32).to_be_bytes()),
+                ))
             }
             How::Timestamp => self.timestamps(array, rejects),
             How::JsonFromText => {
@@ -160,7 +193,10 @@ impl Converter {
                         rejects.push((row, Reason::Json(why), excerpt(values.value(row))));
                     }
                 }
-                Ok(Cells::Variable { prefix: self.json_prefix(), values })
+                Ok(Cells::Variable {
+                    prefix: self.json_prefix(),
+                    values,
+                })
             }
             How::JsonFromStructure(field) => {
                 let options = EncoderOptions::default().with_explicit_nulls(true);
@@ -176,7 +212,10 @@ impl Converter {
                 })
             }
             How::Bytea => match array.data_type() {
-                DataType::Binary => Ok(Cells::Variable { prefix: &[], values: as_binary(array)? }),
+                DataType::Binary => Ok(Cells::Variable {
+                    prefix: &[],
+                    values: as_binary(array)?,
+                }),
                 _ => {
                     let values = downcast::<FixedSizeBinaryArray>(array)?;
                     self.variable(&[], array, rejects, |row| Ok(values.value(row).to_vec()))
@@ -191,7 +230,11 @@ impl Converter {
                     let items = items.as_primitive::<Int64Type>();
                     let bytes: Vec<_> = items.iter().map(|item| item.map(i64::to_be_bytes)).collect();
                     let mut out = Vec::new();
-                    put_array(&mut out, INT8_OID, bytes.iter().map(|item| item.as_ref().map(|item| &item[..])));
+                    put_array(
+                        &mut out,
+                        INT8_OID,
+                        bytes.iter().map(|item| item.as_ref().map(|item| &item[..])),
+                    );
                     Ok(out)
                 })
             }
@@ -208,13 +251,25 @@ impl Converter {
         };
         for row in 0..values.len() {
             if !values.is_null(row) && !range.contains(&values.value(row)) {
-                rejects.push((row, Reason::IntegerRange(self.target.to_string()), shown(source, row)));
+                rejects.push((
+                    row,
+                    Reason::IntegerRange(self.target.to_string()),
+                    shown(source, row),
+                ));
             }
         }
         let nulls = values.nulls();
         Ok(match self.target {
-            TargetType::Int2 => fixed(2, nulls, values.values().iter().map(|value| (*value as i16).to_be_bytes())),
-            TargetType::Int4 => fixed(4, nulls, values.values().iter().map(|value| (*value as i32).to_be_bytes())),
+            TargetType::Int2 => fixed(
+                2,
+                nulls,
+                values.values().iter().map(|value| (*value as i16).to_be_bytes()),
+            ),
+            TargetType::Int4 => fixed(
+                4,
+                nulls,
+                values.values().iter().map(|value| (*value as i32).to_be_bytes()),
+            ),
             _ => fixed(8, nulls, values.values().iter().map(|value| value.to_be_bytes())),
         })
     }
@@ -223,18 +278,30 @@ impl Converter {
         let wide = self.cast(array, &DataType::Float64, rejects)?;
         let wide = wide.as_primitive::<Float64Type>();
         if self.target == TargetType::Float8 {
-            return Ok(fixed(8, wide.nulls(), wide.values().iter().map(|value| value.to_be_bytes())));
+            return Ok(fixed(
+                8,
+                wide.nulls(),
+                wide.values().iter().map(|value| value.to_be_bytes()),
+            ));
         }
         for row in 0..wide.len() {
             let value = wide.value(row);
             if !wide.is_null(row) && value.is_finite() && (value as f32).is_infinite() {
-                rejects.push((row, Reason::Value("out of range for real".into()), value.to_string()));
+                rejects.push((
+                    row,
+                    Reason::Value("out of range for real".into()),
+                    value.to_string(),
+                ));
             }
         }
         // Text goes to `real` directly: by way of double precision it would be rounded twice.
         let narrow = self.cast(array, &DataType::Float32, &mut ColumnRejects::new())?;
         let narrow = narrow.as_primitive::<Float32Type>();
-        Ok(fixed(4, wide.nulls(), narrow.values().iter().map(|value| value.to_be_bytes())))
+        Ok(fixed(
+            4,
+            wide.nulls(),
+            narrow.values().iter().map(|value| value.to_be_bytes()),
+        ))
     }
 
     fn numerics(&self, array: &ArrayRef, rejects: &mut ColumnRejects) -> Result<Cells> {
@@ -268,12 +335,18 @@ impl Converter {
             let text = text_of(row);
             let mut out = Vec::new();
             if !put_numeric(&mut out, &text) {
-                return Err((Reason::Value("not a number that numeric holds".into()), excerpt(text.as_bytes())));
+                return Err((
+                    Reason::Value("not a number that numeric holds".into()),
+                    excerpt(text.as_bytes()),
+                ));
             }
             if let Some((precision, scale)) = limits
                 && !fits_precision(&text, precision, scale)
             {
-                return Err((Reason::Value(format!("beyond {}", self.target)), excerpt(text.as_bytes())));
+                return Err((
+                    Reason::Value(format!("beyond {}", self.target)),
+                    excerpt(text.as_bytes()),
+                ));
             }
             Ok(out)
         })
@@ -315,8 +388,16 @@ impl Converter {
         let zone = matches!(array.data_type(), DataType::Binary | DataType::Utf8).then(|| "+00:00".into());
         let micros = self.cast(array, &DataType::Timestamp(TimeUnit::Microsecond, zone), rejects)?;
         let micros = micros.as_primitive::<TimestampMicrosecondType>();
-        let shifted = self.shift(micros, |value| value.saturating_sub(POSTGRES_EPOCH_MICROS), rejects);
-        Ok(fixed(8, micros.nulls(), shifted.iter().map(|value| value.to_be_bytes())))
+        let shifted = self.shift(
+            micros,
+            |value| value.saturating_sub(POSTGRES_EPOCH_MICROS),
+            rejects,
+        );
+        Ok(fixed(
+            8,
+            micros.nulls(),
+            shifted.iter().map(|value| value.to_be_bytes()),
+        ))
     }
 
     /// Moves values to the server's epoch and rejects what lies outside its calendar.
@@ -372,7 +453,10 @@ impl Converter {
             }
             let expected = expected.unwrap_or(values.len());
             if values.len() != expected {
-                return refuse(Reason::Dimension { found: values.len(), expected });
+                return refuse(Reason::Dimension {
+                    found: values.len(),
+                    expected,
+                });
             }
             if let Some(reason) = embedding::element_refusal(&values, half) {
                 return refuse(reason);
@@ -410,7 +494,10 @@ impl Converter {
                 }
             }
         }
-        Ok(Cells::Variable { prefix, values: builder.finish() })
+        Ok(Cells::Variable {
+            prefix,
+            values: builder.finish(),
+        })
     }
 
     /// Casts; a value that the cast turns to null is a reject.
@@ -418,7 +505,10 @@ impl Converter {
         if array.data_type() == to {
             return Ok(array.clone());
         }
-        let safe = CastOptions { safe: true, ..CastOptions::default() };
+        let safe = CastOptions {
+            safe: true,
+            ..CastOptions::default()
+        };
         // Text is cast from Utf8; bytes that are none become null here and a reject below.
         let texts = match array.data_type() {
             DataType::Binary => cast_with_options(array, &DataType::Utf8, &safe).map_err(unexpected)?,
@@ -441,14 +531,19 @@ impl Converter {
         match array.data_type() {
             DataType::Binary | DataType::Utf8 => as_binary(array),
             _ => {
-                let text = cast_with_options(array, &DataType::Utf8, &CastOptions::default()).map_err(unexpected)?;
+                let text =
+                    cast_with_options(array, &DataType::Utf8, &CastOptions::default()).map_err(unexpected)?;
                 as_binary(&text)
             }
         }
     }
 
     fn json_prefix(&self) -> &'static [u8] {
-        if self.target == TargetType::Jsonb { JSONB_PREFIX } else { &[] }
+        if self.target == TargetType::Jsonb {
+            JSONB_PREFIX
+        } else {
+            &[]
+        }
     }
 }
 
@@ -480,7 +575,12 @@ fn fits_precision(text: &str, precision: u16, scale: i16) -> bool {
     if text.contains(['e', 'E']) {
         return true;
     }
-    let integer = text.trim().trim_start_matches(['+', '-']).split('.').next().unwrap_or_default();
+    let integer = text
+        .trim()
+        .trim_start_matches(['+', '-'])
+        .split('.')
+        .next()
+        .unwrap_or_default();
     let digits = integer.trim_start_matches('0').len() as i64;
     digits <= i64::from(precision) - i64::from(scale)
 }
@@ -490,7 +590,11 @@ fn fixed<const N: usize>(
     nulls: Option<&NullBuffer>,
     values: impl Iterator<Item = [u8; N]>,
 ) -> Cells {
-    Cells::Fixed { width, bytes: values.flatten().collect(), nulls: nulls.cloned() }
+    Cells::Fixed {
+        width,
+        bytes: values.flatten().collect(),
+        nulls: nulls.cloned(),
+    }
 }
 
 fn as_binary(array: &ArrayRef) -> Result<BinaryArray> {
@@ -500,7 +604,12 @@ fn as_binary(array: &ArrayRef) -> Result<BinaryArray> {
 
 fn downcast<T: Array + Clone + 'static>(array: &ArrayRef) -> Result<T> {
     let typed = array.as_any().downcast_ref::<T>().cloned();
-    typed.ok_or_else(|| Error::bug(format!("a column of type {} reached the wrong converter", array.data_type())))
+    typed.ok_or_else(|| {
+        Error::bug(format!(
+            "a column of type {} reached the wrong converter",
+            array.data_type()
+        ))
+    })
 }
 
 fn unexpected(error: arrow::error::ArrowError) -> Error {
@@ -513,7 +622,9 @@ fn list_of(item: DataType) -> DataType {
 
 fn element(data_type: &DataType) -> Option<&DataType> {
     match data_type {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => Some(item.data_type()),
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            Some(item.data_type())
+        }
         _ => None,
     }
 }
@@ -528,7 +639,10 @@ fn is_structure(data_type: &DataType) -> bool {
 }
 
 fn is_date_or_time(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Date32 | DataType::Date64 | DataType::Timestamp(..))
+    matches!(
+        data_type,
+        DataType::Date32 | DataType::Date64 | DataType::Timestamp(..)
+    )
 }
 
 /// The type's name as a user of Parquet tools knows it; text is read as its bytes.

@@ -86,7 +86,12 @@ pub struct Batcher {
 impl Batcher {
     /// Checks and maps a batch.
     pub fn accept(&self, batch: SourceBatch) -> Result<ChunkBatch> {
-        let SourceBatch { origin, rows, embeddings, columns } = batch;
+        let SourceBatch {
+            origin,
+            rows,
+            embeddings,
+            columns,
+        } = batch;
         let mut refused: BTreeMap<usize, (String, Reason, String)> = BTreeMap::new();
         let mut cells = Vec::with_capacity(self.columns.len());
         for column in &self.columns {
@@ -101,7 +106,9 @@ impl Batcher {
                     }
                     let converted = converter.convert(array, &mut rejects)?;
                     for (row, reason, excerpt) in rejects {
-                        refused.entry(row).or_insert_with(|| (column.name.clone(), reason, excerpt));
+                        refused
+                            .entry(row)
+                            .or_insert_with(|| (column.name.clone(), reason, excerpt));
                     }
                     converted
                 }
@@ -122,7 +129,9 @@ impl Batcher {
         let mut next_embedding = 0;
         for row in 0..rows {
             if let Some((_, reason, excerpt)) = faults.next_if(|fault| fault.0 == row) {
-                refused.entry(row).or_insert_with(|| (self.embedding_column.clone(), reason, excerpt));
+                refused
+                    .entry(row)
+                    .or_insert_with(|| (self.embedding_column.clone(), reason, excerpt));
                 continue;
             }
             let index = next_embedding;
@@ -135,13 +144,21 @@ impl Batcher {
                 Elements::Refused => {
                     if let Some(reason) = embedding::element_refusal(values, self.half) {
                         let excerpt = embedding_excerpt(values);
-                        refused.entry(row).or_insert_with(|| (self.embedding_column.clone(), reason, excerpt));
+                        refused
+                            .entry(row)
+                            .or_insert_with(|| (self.embedding_column.clone(), reason, excerpt));
                     }
                 }
             }
             if refused.is_empty() || !refused.contains_key(&row) {
-                let channel_hash = self.channel.map_or(0, |channel| channel_hash(&cells[channel], row));
-                accepted.push(AcceptedRow { row: row as u32, embedding: index as u32, channel_hash });
+                let channel_hash = self
+                    .channel
+                    .map_or(0, |channel| channel_hash(&cells[channel], row));
+                accepted.push(AcceptedRow {
+                    row: row as u32,
+                    embedding: index as u32,
+                    channel_hash,
+                });
             }
         }
         let rejects = refused
@@ -171,7 +188,12 @@ fn embedding_excerpt(values: &[f32]) -> String {
     let at = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
     let from = at.saturating_sub(2);
     let shown: Vec<String> = values[from..].iter().take(5).map(f32::to_string).collect();
-    format!("elements {} to {}: {}", from + 1, from + shown.len(), shown.join(", "))
+    format!(
+        "elements {} to {}: {}",
+        from + 1,
+        from + shown.len(),
+        shown.join(", ")
+    )
 }
 
 /// Hash of an integer column's value, as Citus computes it for the shard.

@@ -29,7 +29,8 @@ pub fn parse_size(text: &str) -> Result<usize> {
 /// Reads a count: a whole number, optionally in thousands (`k`), millions (`M`) or billions (`B`, `G`).
 /// Underscores may group digits.
 pub fn parse_count(text: &str) -> Result<u64> {
-    let refuse = || Error::refused(format!("\"{text}\" is no count")).hint("write counts like 5000, 250k or 10M");
+    let refuse =
+        || Error::refused(format!("\"{text}\" is no count")).hint("write counts like 5000, 250k or 10M");
     let plain = text.replace('_', "");
     let (number, unit) = split(&plain);
     let factor: u64 = match unit {
@@ -55,7 +56,9 @@ pub fn show_size(bytes: u64) -> String {
 
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
-    let end = text.find(|character: char| !matches!(character, '0'..='9' | '.' | '-')).unwrap_or(text.len());
+    let end = text
+        .find(|character: char| !matches!(character, '0'..='9' | '.' | '-'))
+        .unwrap_or(text.len());
     (&text[..end], text[end..].trim())
 }
 

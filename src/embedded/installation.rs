@@ -29,7 +29,7 @@ const PGVECTOR_MIN: (u32, u32) = (0, 7);
 
 impl Programs {
     /// The programs of one directory, or what is missing there.
-    pub(super) fn in_bindir(bindir: &Path, need_citus: bool) -> std::result::Result<Self, String> {
+    pub(super) fn in_bindir(bindir: &Path, need_citus: bool) -> Result<Self, String> {
         for program in ["postgres", "initdb", "pg_ctl"] {
             if !bindir.join(program).is_file() {
                 return Err(format!("{} has no {program}", bindir.display()));
@@ -48,7 +48,7 @@ impl Programs {
     }
 
     /// The programs that a `pg_config` speaks of, or what is missing there.
-    pub(super) fn of_pg_config(pg_config: &Path, need_citus: bool) -> std::result::Result<Self, String> {
+    pub(super) fn of_pg_config(pg_config: &Path, need_citus: bool) -> Result<Self, String> {
         let bindir = PathBuf::from(run(pg_config, "--bindir")?);
         let sharedir = PathBuf::from(run(pg_config, "--sharedir")?);
         if !bindir.join("postgres").is_file() {
@@ -70,7 +70,7 @@ impl Programs {
         version: String,
         major: u32,
         need_citus: bool,
-    ) -> std::result::Result<Self, String> {
+    ) -> Result<Self, String> {
         let here = format!("PostgreSQL {version} in {}", bindir.display());
         if major < MAJOR_MIN {
             return Err(format!("{here} is older than {MAJOR_MIN}"));
@@ -163,7 +163,7 @@ fn sharedir_of(bindir: &Path, major: u32) -> Option<PathBuf> {
 }
 
 /// What a program prints, in one line.
-fn run(program: &Path, argument: &str) -> std::result::Result<String, String> {
+fn run(program: &Path, argument: &str) -> Result<String, String> {
     let output = Command::new(program)
         .arg(argument)
         .stdin(Stdio::null())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::postgres::catalog::Target;
 use crate::postgres::types::TargetType;
 use crate::postgres::{Session, pg_error, quote_ident};
@@ -27,49 +27,90 @@ pub struct IndexDefinition {
     pub sql: String,
 }
 
-/// The indexes of a target: HNSW by cosine distance, and one for each supporting column that is there.
-pub fn standard_indexes(target: &Target, embedding: &str) -> Result<Vec<IndexDefinition>> {
-    let mut indexes = Vec::new();
-    let column = |name: &str, types: &[TargetType]| {
-        target.column(name).is_some_and(|column| column.target_type.as_ref().is_some_and(|found| types.contains(found)))
-    };
-    let integers = [TargetType::Int2, TargetType::Int4, TargetType::Int8];
-    for (name, types, access) in [
-        ("channel_id", &integers[..], ""),
-        ("user_id", &integers[..], ""),
-        ("created_at", &[TargetType::Timestamptz, TargetType::Timestamp][..], ""),
-        ("metadata", &[TargetType::Jsonb][..], "using gin "),
-    ] {
-        if column(name, types) {
-            indexes.push(define(target, name, &format!("{access}({})", quote_ident(name))));
-        }
+impl IndexDefinition {
+    /// Takes the name from a definition as `pg_get_indexdef` writes it: `CREATE INDEX name ON …`.
+    pub fn parse(sql: String) -> Option<Self> {
+        let rest = sql.strip_prefix("CREATE INDEX ")?;
+        let name = match rest.strip_prefix('"') {
+            // A quote within a quoted name is doubled.
+            Some(quoted) => quoted
+                .replace("\"\"", "\0")
+                .split('"')
+                .next()?
+                .replace('\0', "\""),
+            None => rest.split(' ').next()?.to_string(),
+        };
+        Some(Self { name, sql })
     }
-    let Some(embedding) = target.column(embedding) else { return Ok(indexes) };
-    let quoted = quote_ident(&embedding.name);
-    let hnsw = match &embedding.target_type {
-        Some(TargetType::Vector(Some(dim))) if *dim <= VECTOR_DIM_MAX => {
-            format!("using hnsw ({quoted} {})", operators(target, "vector_cosine_ops"))
-        }
-        Some(TargetType::Vector(Some(dim))) if *dim <= HALFVEC_DIM_MAX => {
-            format!("using hnsw (({quoted}::halfvec({dim})) {})", operators(target, "halfvec_cosine_ops"))
-        }
-        Some(TargetType::Halfvec(Some(dim))) if *dim <= HALFVEC_DIM_MAX => {
-            format!("using hnsw ({quoted} {})", operators(target, "halfvec_cosine_ops"))
-        }
-        Some(TargetType::Vector(dim) | TargetType::Halfvec(dim)) => {
-            let what = dim.map_or("a column without a dimension".into(), |dim| format!("{dim} dimensions"));
-            return Err(Error::refused(format!("pgvector can't build an HNSW index over {what}"))
-                .hint(format!("give --no-index to migrate or --index none to load; HNSW takes up to {HALFVEC_DIM_MAX} dimensions")));
-        }
-        _ => return Ok(indexes),
-    };
-    indexes.push(define(target, &embedding.name, &hnsw));
-    Ok(indexes)
 }
 
-/// Operator classes are found on the search path, as everywhere with pgvector.
-fn operators(_target: &Target, class: &str) -> String {
-    class.to_string()
+/// The indexes that a target should have, and what can't be had.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StandardIndexes {
+    /// HNSW by cosine distance, and one for each supporting column that is there.
+    pub indexes: Vec<IndexDefinition>,
+    /// Why there is no HNSW among them.
+    pub without_hnsw: Option<String>,
+}
+
+/// The indexes of a target with this embedding column.
+pub fn standard_indexes(target: &Target, embedding: &str) -> StandardIndexes {
+    let mut standard = StandardIndexes::default();
+    let integers = [TargetType::Int2, TargetType::Int4, TargetType::Int8];
+    let times = [TargetType::Timestamptz, TargetType::Timestamp];
+    for (name, types, access) in [
+        ("channel_id", &integers[..], "btree"),
+        ("user_id", &integers[..], "btree"),
+        ("created_at", &times[..], "btree"),
+        ("metadata", &[TargetType::Jsonb][..], "gin"),
+    ] {
+        let found = target.column(name).and_then(|column| column.target_type.as_ref());
+        if found.is_some_and(|found| types.contains(found)) {
+            standard.indexes.push(define(
+                target,
+                name,
+                &format!("using {access} ({})", quote_ident(name)),
+            ));
+        }
+    }
+    let Some(column) = target.column(embedding) else {
+        return standard;
+    };
+    let quoted = quote_ident(&column.name);
+    let hnsw = match &column.target_type {
+        Some(TargetType::Vector(Some(dim))) if *dim <= VECTOR_DIM_MAX => {
+            format!("({quoted} vector_cosine_ops)")
+        }
+        Some(TargetType::Vector(Some(dim))) if *dim <= HALFVEC_DIM_MAX => {
+            format!("(({quoted}::halfvec({dim})) halfvec_cosine_ops)")
+        }
+        Some(TargetType::Halfvec(Some(dim))) if *dim <= HALFVEC_DIM_MAX => {
+            format!("({quoted} halfvec_cosine_ops)")
+        }
+        Some(TargetType::Vector(dim) | TargetType::Halfvec(dim)) => {
+            let what = dim.map_or("a column without a dimension".into(), |dim| {
+                format!("{dim} dimensions")
+            });
+            standard.without_hnsw = Some(format!(
+                "pgvector builds HNSW indexes over at most {HALFVEC_DIM_MAX} dimensions, not over {what}"
+            ));
+            return standard;
+        }
+        _ => return standard,
+    };
+    standard
+        .indexes
+        .push(define(target, &column.name, &format!("using hnsw {hnsw}")));
+    standard
+}
+
+/// Whether two definitions index the same thing the same way, whatever their names.
+pub fn same_index(one: &IndexDefinition, other: &IndexDefinition) -> bool {
+    let what = |definition: &IndexDefinition| {
+        let sql = definition.sql.to_ascii_lowercase().replace('"', "");
+        sql.split_once(" using ").map(|(_, what)| what.trim().to_string())
+    };
+    one.name == other.name || (what(one).is_some() && what(one) == what(other))
 }
 
 fn define(target: &Target, column: &str, what: &str) -> IndexDefinition {
@@ -82,7 +123,11 @@ fn define(target: &Target, column: &str, what: &str) -> IndexDefinition {
         }
         name = format!("{}_{hash:08x}", &name[..end]);
     }
-    let sql = format!("create index if not exists {} on {} {what}", quote_ident(&name), target.name.sql());
+    let sql = format!(
+        "create index {} on {} {what}",
+        quote_ident(&name),
+        target.name.sql()
+    );
     IndexDefinition { name, sql }
 }
 
@@ -99,15 +144,29 @@ pub async fn secondary_indexes(client: &Client, target: &Target) -> Result<Vec<I
         )
         .await
         .map_err(|error| pg_error(format!("list the indexes of {}", target.name), error))?;
-    Ok(rows.iter().map(|row| IndexDefinition { name: row.get(0), sql: row.get(1) }).collect())
+    Ok(rows
+        .iter()
+        .map(|row| IndexDefinition {
+            name: row.get(0),
+            sql: row.get(1),
+        })
+        .collect())
 }
 
 /// Drops indexes of the target's schema.
 pub async fn drop_indexes(client: &Client, target: &Target, indexes: &[IndexDefinition]) -> Result<()> {
-    let schema = target.name.schema.as_deref().map(|schema| format!("{}.", quote_ident(schema))).unwrap_or_default();
+    let schema = target
+        .name
+        .schema
+        .as_deref()
+        .map(|schema| format!("{}.", quote_ident(schema)))
+        .unwrap_or_default();
     for index in indexes {
         let sql = format!("drop index if exists {schema}{}", quote_ident(&index.name));
-        client.batch_execute(&sql).await.map_err(|error| pg_error(format!("drop index {}", index.name), error))?;
+        client
+            .batch_execute(&sql)
+            .await
+            .map_err(|error| pg_error(format!("drop index {}", index.name), error))?;
     }
     Ok(())
 }
@@ -140,7 +199,9 @@ pub async fn build(
     let table = target.name.sql();
     let parallel = workers > 0 && target.citus.is_none();
     if parallel {
-        set_parallel_workers(session, &table, Some(workers)).await.map_err(failed)?;
+        set_parallel_workers(session, &table, Some(workers))
+            .await
+            .map_err(failed)?;
     }
     let mut outcome = Ok(());
     for index in indexes {
@@ -151,15 +212,29 @@ pub async fn build(
         }
     }
     if parallel {
-        set_parallel_workers(session, &table, None).await.map_err(failed)?;
+        set_parallel_workers(session, &table, None)
+            .await
+            .map_err(failed)?;
     }
     outcome
 }
 
-async fn set_parallel_workers(session: &Session, table: &str, workers: Option<i32>) -> Result<(), tokio_postgres::Error> {
+async fn set_parallel_workers(
+    session: &Session,
+    table: &str,
+    workers: Option<i32>,
+) -> Result<(), tokio_postgres::Error> {
     match workers {
-        Some(workers) => session.batch_execute(&format!("alter table {table} set (parallel_workers = {workers})")).await,
-        None => session.batch_execute(&format!("alter table {table} reset (parallel_workers)")).await,
+        Some(workers) => {
+            session
+                .batch_execute(&format!("alter table {table} set (parallel_workers = {workers})"))
+                .await
+        }
+        None => {
+            session
+                .batch_execute(&format!("alter table {table} reset (parallel_workers)"))
+                .await
+        }
     }
 }
 
@@ -192,5 +267,9 @@ async fn look(watcher: &Session, target: &Target) -> Option<BuildProgress> {
         from pg_stat_progress_create_index where relid = $1 limit 1";
     let row = watcher.query_opt(sql, &[&target.oid]).await.ok()??;
     let count = |column: &str| row.get::<_, i64>(column).cast_unsigned();
-    Some(BuildProgress { phase: row.get("phase"), done: count("done"), total: count("total") })
+    Some(BuildProgress {
+        phase: row.get("phase"),
+        done: count("done"),
+        total: count("total"),
+    })
 }

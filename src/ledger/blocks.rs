@@ -35,7 +35,8 @@ impl BlockLedger {
         let failed = |error| pg_error("prepare the ledger's statements", error);
         // The lock is shared, so writers don't wait for each other, and a takeover waits for them all.
         let fence = "select token = $2 from vecload.loads where load_id = $1 for share";
-        let insert = "insert into vecload.blocks (load_id, run, block, target, relfilenode, rows, source_ids, units,
+        let insert =
+            "insert into vecload.blocks (load_id, run, block, target, relfilenode, rows, source_ids, units,
                 first_rows, last_rows, hash_lows, hash_highs, slice_rows, id_firsts, id_lasts, checksum)
             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
         Ok(Self {
@@ -50,10 +51,15 @@ impl BlockLedger {
     pub async fn record(&self, client: &Client, block: &CopyBlock, number: i32) -> Result<()> {
         let failed = |error| pg_error(format!("record block {number} in the ledger"), error);
         let run = &self.run;
-        let fence = client.query_opt(&self.fence, &[&run.load_id, &run.token]).await.map_err(failed)?;
+        let fence = client
+            .query_opt(&self.fence, &[&run.load_id, &run.token])
+            .await
+            .map_err(failed)?;
         if !fence.is_some_and(|row| row.get(0)) {
-            return Err(Error::failed(format!("another vecload has taken over load {}", run.load_id))
-                .hint("it goes on with the same sources; this run has stopped and doubled nothing"));
+            return Err(
+                Error::failed(format!("another vecload has taken over load {}", run.load_id))
+                    .hint("it goes on with the same sources; this run has stopped and doubled nothing"),
+            );
         }
         let slices = &block.slices;
         let signed = |value: u64| value.cast_signed();

@@ -42,7 +42,11 @@ impl Coverage {
 
     /// Notes a row range whose rejects are recorded.
     pub fn add_reject_range(&mut self, unit: u32, first_row: u64, last_row: u64) {
-        self.units.entry(unit).or_default().reject_ranges.push((first_row, last_row));
+        self.units
+            .entry(unit)
+            .or_default()
+            .reject_ranges
+            .push((first_row, last_row));
     }
 
     /// Notes how many rejects of a unit are recorded.
@@ -62,16 +66,26 @@ impl Coverage {
 
     /// Whether every one of a unit's rows is committed or recorded as rejected.
     pub fn is_complete(&self, unit: u32, rows: u64) -> bool {
-        rows == 0 || self.units.get(&unit).is_some_and(|known| known.rows + known.rejects == rows)
+        rows == 0
+            || self
+                .units
+                .get(&unit)
+                .is_some_and(|known| known.rows + known.rejects == rows)
     }
 
     /// Takes out of a batch what is committed or recorded already. Returns the rows taken out.
     pub fn retain_new(&self, batch: &mut ChunkBatch) -> u64 {
-        let Some(unit) = self.units.get(&batch.origin.unit) else { return 0 };
+        let Some(unit) = self.units.get(&batch.origin.unit) else {
+            return 0;
+        };
         let first = batch.origin.first_row;
         let last = first + batch.source_rows as u64 - 1;
-        let near: Vec<CoveredSlice> =
-            unit.slices.iter().filter(|slice| slice.first_row <= last && slice.last_row >= first).copied().collect();
+        let near: Vec<CoveredSlice> = unit
+            .slices
+            .iter()
+            .filter(|slice| slice.first_row <= last && slice.last_row >= first)
+            .copied()
+            .collect();
         let before = batch.rows.len() + batch.rejects.len();
         if !near.is_empty() {
             batch.rows.retain(|row| {
@@ -80,7 +94,10 @@ impl Coverage {
             });
         }
         batch.rejects.retain(|reject| {
-            !unit.reject_ranges.iter().any(|(first, last)| (*first..=*last).contains(&reject.row))
+            !unit
+                .reject_ranges
+                .iter()
+                .any(|(first, last)| (*first..=*last).contains(&reject.row))
         });
         (before - batch.rows.len() - batch.rejects.len()) as u64
     }
@@ -103,9 +120,17 @@ mod tests {
 
     fn batch(first_row: u64, hashes: &[i32]) -> ChunkBatch {
         let rows = hashes.iter().enumerate();
-        let rows = rows.map(|(row, hash)| AcceptedRow { row: row as u32, embedding: 0, channel_hash: *hash });
+        let rows = rows.map(|(row, hash)| AcceptedRow {
+            row: row as u32,
+            embedding: 0,
+            channel_hash: *hash,
+        });
         ChunkBatch {
-            origin: Origin { source: 0, unit: 3, first_row },
+            origin: Origin {
+                source: 0,
+                unit: 3,
+                first_row,
+            },
             source_rows: hashes.len(),
             rows: rows.collect(),
             cells: Vec::new(),

@@ -10,7 +10,12 @@ use crate::postgres::catalog::Target;
 use crate::postgres::{pg_error, quote_ident};
 
 /// Checks blocks of these sources that were written to another storage of the table.
-pub async fn check(client: &Client, target: &Target, id_column: Option<&str>, source_ids: &[i64]) -> Result<()> {
+pub async fn check(
+    client: &Client,
+    target: &Target,
+    id_column: Option<&str>,
+    source_ids: &[i64],
+) -> Result<()> {
     let failed = |error| pg_error("compare the ledger with the table", error);
     let blocks = client
         .query(
@@ -34,7 +39,11 @@ pub async fn check(client: &Client, target: &Target, id_column: Option<&str>, so
                      where t.{id} between r.first and r.last",
                     target.name.sql()
                 );
-                client.query_one(&count, &[&firsts, &lasts]).await.map_err(failed)?.get(0)
+                client
+                    .query_one(&count, &[&firsts, &lasts])
+                    .await
+                    .map_err(failed)?
+                    .get(0)
             }
             // Without ids only an empty table is proof that the rows are gone.
             None if target.is_empty => 0,
@@ -42,17 +51,32 @@ pub async fn check(client: &Client, target: &Target, id_column: Option<&str>, so
         };
         if found < rows {
             missing_rows += rows - found;
-            missing.push((block.get::<_, i64>("load_id"), block.get::<_, i32>("run"), block.get::<_, i32>("block")));
+            missing.push((
+                block.get::<_, i64>("load_id"),
+                block.get::<_, i32>("run"),
+                block.get::<_, i32>("block"),
+            ));
         }
     }
     if missing.is_empty() {
         return Ok(());
     }
-    let named: Vec<String> = missing.iter().take(5).map(|(load, run, block)| format!("{load}/{run}/{block}")).collect();
-    let more = if missing.len() > 5 { format!(" and {} more", missing.len() - 5) } else { String::new() };
+    let named: Vec<String> = missing
+        .iter()
+        .take(5)
+        .map(|(load, run, block)| format!("{load}/{run}/{block}"))
+        .collect();
+    let more = if missing.len() > 5 {
+        format!(" and {} more", missing.len() - 5)
+    } else {
+        String::new()
+    };
     let mut loads: Vec<i64> = missing.iter().map(|(load, ..)| *load).collect();
     loads.dedup();
-    let forget: Vec<String> = loads.iter().map(|load| format!("vecload loads forget {load}")).collect();
+    let forget: Vec<String> = loads
+        .iter()
+        .map(|load| format!("vecload loads forget {load}"))
+        .collect();
     Err(Error::failed(format!(
         "{missing_rows} rows that the ledger knows are no longer in {}: it was truncated, rewritten or restored since \
          (blocks {}{more})",

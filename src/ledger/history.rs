@@ -97,13 +97,21 @@ const SUMMARY_SQL: &str = "
 
 /// All loads, newest first.
 pub async fn list(client: &Client) -> Result<Vec<LoadSummary>> {
-    let rows = client.query(&format!("{SUMMARY_SQL} order by l.load_id desc"), &[]).await;
-    Ok(rows.map_err(|error| pg_error("list the loads", error))?.iter().map(summary).collect())
+    let rows = client
+        .query(&format!("{SUMMARY_SQL} order by l.load_id desc"), &[])
+        .await;
+    Ok(rows
+        .map_err(|error| pg_error("list the loads", error))?
+        .iter()
+        .map(summary)
+        .collect())
 }
 
 /// One load.
 pub async fn find(client: &Client, load_id: i64) -> Result<LoadSummary> {
-    let row = client.query_opt(&format!("{SUMMARY_SQL} where l.load_id = $1"), &[&load_id]).await;
+    let row = client
+        .query_opt(&format!("{SUMMARY_SQL} where l.load_id = $1"), &[&load_id])
+        .await;
     match row.map_err(|error| pg_error(format!("look up load {load_id}"), error))? {
         Some(row) => Ok(summary(&row)),
         None => Err(Error::refused(format!("there is no load {load_id}")).hint("vecload loads lists them")),
@@ -191,8 +199,13 @@ pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
         .await
         .map_err(failed)?;
     let table = target.map(|row| QualifiedName::new(Some(row.get(0)), row.get(1)));
-    let without_ids = "select count(*) from vecload.blocks where load_id = $1 and rows > 0 and id_firsts = '{}'";
-    let without_ids: i64 = client.query_one(without_ids, &[&load_id]).await.map_err(failed)?.get(0);
+    let without_ids =
+        "select count(*) from vecload.blocks where load_id = $1 and rows > 0 and id_firsts = '{}'";
+    let without_ids: i64 = client
+        .query_one(without_ids, &[&load_id])
+        .await
+        .map_err(failed)?
+        .get(0);
     if let Some(table) = table.as_ref().filter(|_| without_ids > 0) {
         return Err(Error::refused(format!(
             "load {load_id} can't be taken back: its rows in {table} have no ids from a sequence, so nothing tells them apart"
@@ -207,14 +220,22 @@ pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
         let taken = "delete from vecload.blocks where (load_id, run, block) in (
                 select load_id, run, block from vecload.blocks where load_id = $1 order by run desc, block desc limit $2)
             returning rows, id_firsts, id_lasts";
-        let blocks = transaction.query(taken, &[&load_id, &UNDO_BLOCKS]).await.map_err(failed)?;
+        let blocks = transaction
+            .query(taken, &[&load_id, &UNDO_BLOCKS])
+            .await
+            .map_err(failed)?;
         if blocks.is_empty() {
             break;
         }
         let rows: i64 = blocks.iter().map(|block| block.get::<_, i64>("rows")).sum();
         let mut deleted = 0;
         if let Some(table) = &table {
-            let all = |column: &str| blocks.iter().flat_map(|block| block.get::<_, Vec<i64>>(column)).collect::<Vec<_>>();
+            let all = |column: &str| {
+                blocks
+                    .iter()
+                    .flat_map(|block| block.get::<_, Vec<i64>>(column))
+                    .collect::<Vec<_>>()
+            };
             let id = quote_ident(&id_column(&transaction, table, load_id).await?);
             let delete = format!(
                 "delete from {} t using unnest($1::bigint[], $2::bigint[]) as r(first, last)
@@ -222,7 +243,11 @@ pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
                 table.sql()
             );
             let ranges = (all("id_firsts"), all("id_lasts"));
-            deleted = transaction.execute(&delete, &[&ranges.0, &ranges.1]).await.map_err(failed)?.cast_signed();
+            deleted = transaction
+                .execute(&delete, &[&ranges.0, &ranges.1])
+                .await
+                .map_err(failed)?
+                .cast_signed();
         }
         transaction.commit().await.map_err(failed)?;
         undone.deleted += deleted;
@@ -240,18 +265,30 @@ pub async fn forget(client: &mut Client, load_id: i64) -> Result<()> {
 }
 
 /// The column that the load's ids went into: the one whose sequence made them.
-async fn id_column(client: &tokio_postgres::Transaction<'_>, table: &QualifiedName, load_id: i64) -> Result<String> {
+async fn id_column(
+    client: &tokio_postgres::Transaction<'_>,
+    table: &QualifiedName,
+    load_id: i64,
+) -> Result<String> {
     let row = client
-        .query_opt("select recipe ->> 'id_column' from vecload.sources where load_id = $1 limit 1", &[&load_id])
+        .query_opt(
+            "select recipe ->> 'id_column' from vecload.sources where load_id = $1 limit 1",
+            &[&load_id],
+        )
         .await
         .map_err(|error| pg_error(format!("look up the id column of {table}"), error))?;
-    Ok(row.and_then(|row| row.get::<_, Option<String>>(0)).unwrap_or_else(|| "id".into()))
+    Ok(row
+        .and_then(|row| row.get::<_, Option<String>>(0))
+        .unwrap_or_else(|| "id".into()))
 }
 
 async fn hold(client: &Client, load_id: i64) -> Result<()> {
     let lock = "select pg_try_advisory_lock($1, $2)";
     let held = client.query_one(lock, &[&ALIVE_LOCK, &(load_id as i32)]).await;
-    match held.map_err(|error| pg_error(format!("lock load {load_id}"), error))?.get(0) {
+    match held
+        .map_err(|error| pg_error(format!("lock load {load_id}"), error))?
+        .get(0)
+    {
         true => Ok(()),
         false => Err(Error::refused(format!("load {load_id} is running"))
             .hint("stop it first (Ctrl-C or kill); its committed rows stay until you undo them")),
@@ -270,9 +307,15 @@ async fn forget_records(client: &mut Client, load_id: i64, state: &str) -> Resul
         "delete from vecload.sources s where load_id = $1
             and not exists (select from vecload.blocks b where b.source_ids @> array[s.source_id])",
     ] {
-        transaction.execute(statement, &[&load_id]).await.map_err(failed)?;
+        transaction
+            .execute(statement, &[&load_id])
+            .await
+            .map_err(failed)?;
     }
     let done = "update vecload.loads set state = $2, token = token + 1, finished_at = clock_timestamp() where load_id = $1";
-    transaction.execute(done, &[&load_id, &state]).await.map_err(failed)?;
+    transaction
+        .execute(done, &[&load_id, &state])
+        .await
+        .map_err(failed)?;
     transaction.commit().await.map_err(failed)
 }

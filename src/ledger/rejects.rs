@@ -22,14 +22,23 @@ pub struct RejectSlice {
 }
 
 /// Records slices of rejects in one transaction.
-pub async fn record(client: &mut Client, load_id: i64, source_ids: &[i64], slices: &[RejectSlice]) -> Result<()> {
+pub async fn record(
+    client: &mut Client,
+    load_id: i64,
+    source_ids: &[i64],
+    slices: &[RejectSlice],
+) -> Result<()> {
     let failed = |error| pg_error("record rejected rows in the ledger", error);
     let transaction = client.transaction().await.map_err(failed)?;
     for slice in slices {
         let source_id = source_ids[slice.source];
         let unit = slice.unit.cast_signed();
         let of = |text: fn(&Reject) -> String| slice.rejects.iter().map(text).collect::<Vec<_>>();
-        let rows: Vec<i64> = slice.rejects.iter().map(|reject| reject.row.cast_signed()).collect();
+        let rows: Vec<i64> = slice
+            .rejects
+            .iter()
+            .map(|reject| reject.row.cast_signed())
+            .collect();
         transaction
             .execute(
                 "insert into vecload.rejects (source_id, unit, row, load_id, column_name, class, reason, excerpt)

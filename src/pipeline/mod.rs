@@ -10,6 +10,7 @@
 //! partitioner until their commit. A queue's length bounds how far stages run apart, never memory.
 
 pub mod counters;
+mod finish;
 pub mod ids;
 pub mod lane;
 pub mod load;
@@ -24,8 +25,8 @@ use std::thread;
 use std::time::Instant;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::{Receiver, channel};
 use tokio::sync::Mutex;
+use tokio::sync::mpsc::{Receiver, channel};
 
 use self::counters::Counters;
 use self::ids::IdPool;
@@ -91,7 +92,11 @@ impl Attempt {
         }
         let ids = match &self.plan.ids {
             Some(ids) => {
-                let rows = self.parts.iter().map(|part| part.rows.end - part.rows.start).sum();
+                let rows = self
+                    .parts
+                    .iter()
+                    .map(|part| part.rows.end - part.rows.start)
+                    .sum();
                 let session = self.session(&format!("{label} ids")).await?;
                 Some(IdPool::start(session, ids.sequence.clone(), rows))
             }
@@ -107,16 +112,26 @@ impl Attempt {
         for writer in writers {
             let (blocks, numbers) = (Arc::clone(&block_receiver), Arc::clone(&block_numbers));
             let (counters, stop) = (Arc::clone(&self.counters), Arc::clone(&stop));
-            tasks.push(tokio::spawn(write_blocks(writer, blocks, numbers, counters, stop)));
+            tasks.push(tokio::spawn(write_blocks(
+                writer, blocks, numbers, counters, stop,
+            )));
         }
         let (load_id, source_ids) = (self.run.load_id, Arc::clone(&self.source_ids));
-        tasks.push(tokio::spawn(write_rejects(reject_session, load_id, source_ids, reject_receiver, Arc::clone(&stop))));
+        tasks.push(tokio::spawn(write_rejects(
+            reject_session,
+            load_id,
+            source_ids,
+            reject_receiver,
+            Arc::clone(&stop),
+        )));
         // Only writers hold the receiver now: when the last has gone, lanes notice.
         drop(block_receiver);
 
         let (part_sender, parts) = crossbeam_channel::bounded(self.parts.len());
         for part in self.parts {
-            part_sender.try_send(part).or_failed(|| "queue the parts of the sources".into())?;
+            part_sender
+                .try_send(part)
+                .or_failed(|| "queue the parts of the sources".into())?;
         }
         drop(part_sender);
         let open = Arc::new(OpenBlocks::new(self.plan.partitions(), self.plan.block_bytes()));
@@ -165,9 +180,14 @@ impl Attempt {
     }
 
     async fn session(&self, name: &str) -> Result<Session> {
-        let options =
-            SessionOptions { application_name: Some(name.into()), transaction_timeout: Some(TRANSACTION_TIMEOUT) };
-        self.connect.connect(&options).await.map_err(|error| error.with_kind(crate::error::Kind::Failed))
+        let options = SessionOptions {
+            application_name: Some(name.into()),
+            transaction_timeout: Some(TRANSACTION_TIMEOUT),
+        };
+        self.connect
+            .connect(&options)
+            .await
+            .map_err(|error| error.with_kind(crate::error::Kind::Failed))
     }
 }
 
@@ -195,7 +215,9 @@ async fn join_lanes(lanes: Vec<thread::JoinHandle<()>>, stop: &Arc<Stop>) -> Res
             }
         }
     });
-    joined.await.map_err(|error| Error::bug("wait for the lanes").because(error))
+    joined
+        .await
+        .map_err(|error| Error::bug("wait for the lanes").because(error))
 }
 
 async fn write_blocks(
@@ -215,9 +237,13 @@ async fn write_blocks(
             block = next => block,
         };
         counters.write.waited(waiting.elapsed());
-        let Some(HeldBlock { block, held }) = block else { break };
+        let Some(HeldBlock { block, held }) = block else {
+            break;
+        };
         match writer.write(&block, &numbers).await {
-            Ok(committed) => counters.write.worked(block.rows, block.bytes as u64, committed.busy),
+            Ok(committed) => counters
+                .write
+                .worked(block.rows, block.bytes as u64, committed.busy),
             Err(error) => {
                 stop.because(error);
                 break;

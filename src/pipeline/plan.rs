@@ -6,6 +6,7 @@ use super::verdict::MaxRejects;
 use crate::batch::Batcher;
 use crate::partition::FieldSource;
 use crate::postgres::catalog::{Sequence, Target};
+use crate::source::UnitPart;
 use crate::source::fingerprint::Fingerprint;
 use crate::source::parquet::Projection;
 
@@ -27,7 +28,9 @@ const PARTITIONS: usize = 8;
 pub const MEMORY_MIN: usize = 32 << 20;
 
 /// What becomes of secondary indexes during a load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum IndexPolicy {
     /// Deferred where the table is new or empty, kept where it has rows.
@@ -77,6 +80,8 @@ pub struct PlannedSource {
     pub fingerprint: Fingerprint,
     /// Rows of each unit.
     pub unit_rows: Vec<u64>,
+    /// Parts in which the units are read, in order.
+    pub parts: Vec<UnitPart>,
     /// Columns to read.
     pub projection: Projection,
     /// How its rows become the target's.
@@ -152,7 +157,11 @@ impl LoadPlan {
 
     /// Partitions of the hash range.
     pub fn partitions(&self) -> usize {
-        if self.target.channel_column().is_some() { PARTITIONS } else { 1 }
+        if self.target.channel_column().is_some() {
+            PARTITIONS
+        } else {
+            1
+        }
     }
 
     /// Size at which a block is sealed: all open blocks, two per writer and one batch per lane fit.

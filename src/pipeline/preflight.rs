@@ -17,7 +17,7 @@ use crate::partition::FieldSource;
 use crate::postgres::catalog::{Target, TargetColumn};
 use crate::postgres::types::TargetType;
 use crate::source::fingerprint::Fingerprint;
-use crate::source::parquet::{ParquetFile, PartReader, Projection};
+use crate::source::parquet::{ParquetFile, ParquetHeader, PartReader, Projection};
 
 /// Rows looked at for the embedding's dimension.
 const PEEK_ROWS: usize = 64;
@@ -26,8 +26,10 @@ const PEEK_ROWS: usize = 64;
 const PEEK_SOURCES: usize = 16;
 
 /// Other names under which sources carry a target column.
-const USUAL_NAMES: &[(&str, &[&str])] =
-    &[("embedding", &["embedding", "emb", "vector", "embeddings"]), ("content", &["content", "text"])];
+const USUAL_NAMES: &[(&str, &[&str])] = &[
+    ("embedding", &["embedding", "emb", "vector", "embeddings"]),
+    ("content", &["content", "text"]),
+];
 
 /// How target columns are filled, as the user says it.
 #[derive(Debug, Clone, Default)]
@@ -45,8 +47,8 @@ pub struct OpenedSource {
     pub path: PathBuf,
     /// Its identity.
     pub fingerprint: Fingerprint,
-    /// The open file.
-    pub file: ParquetFile,
+    /// What its footer tells. The file is closed again: there may be more files than a process may open.
+    pub header: ParquetHeader,
 }
 
 /// Opens all sources.
@@ -54,7 +56,11 @@ pub fn open_sources(paths: Vec<PathBuf>, footer_bytes_max: usize) -> Result<Vec<
     let open = |path: PathBuf| {
         let file = ParquetFile::open(&path, footer_bytes_max)?;
         let fingerprint = Fingerprint::of(file.file()).map_err(|error| error.with_kind(Kind::Refused))?;
-        Ok(OpenedSource { path, fingerprint, file })
+        Ok(OpenedSource {
+            path,
+            fingerprint,
+            header: file.header().clone(),
+        })
     };
     paths.into_iter().map(open).collect()
 }
@@ -63,27 +69,38 @@ pub fn open_sources(paths: Vec<PathBuf>, footer_bytes_max: usize) -> Result<Vec<
 pub fn source_dimension(sources: &[OpenedSource], mapping: &Mapping) -> Result<usize> {
     for source in sources {
         let column = source_column(source, "embedding", mapping)?
-            .ok_or_else(|| unmapped(source, "embedding", "vector", mapping))?;
+            .ok_or_else(|| unmapped(source, "embedding", "vector"))?;
         if let Some(dim) = dimensions(source, column)?.first() {
             return Ok(*dim);
         }
     }
-    Err(Error::refused("no source holds an embedding, so the new table's dimension is unknown")
-        .hint("create the table first: vecload migrate --dim N"))
+    Err(
+        Error::refused("no source holds an embedding, so the new table's dimension is unknown")
+            .hint("create the table first: vecload migrate --dim N"),
+    )
 }
 
 /// Resolves a load against a target.
-pub fn plan(target: Target, sources: Vec<OpenedSource>, mapping: &Mapping, settings: LoadSettings) -> Result<LoadPlan> {
+pub fn plan(
+    target: Target,
+    sources: &[OpenedSource],
+    mapping: &Mapping,
+    settings: LoadSettings,
+) -> Result<LoadPlan> {
     check_names(&target, mapping)?;
     let embedding = embedding_column(&target, mapping)?;
     let embedding_name = embedding.name.clone();
     let half = matches!(embedding.target_type, Some(TargetType::Halfvec(_)));
-    let declared = embedding.target_type.as_ref().and_then(TargetType::vector_dim).flatten();
+    let declared = embedding
+        .target_type
+        .as_ref()
+        .and_then(TargetType::vector_dim)
+        .flatten();
 
     let mut found_dim = None;
     for source in sources.iter().take(PEEK_SOURCES) {
         let column = source_column(source, &embedding_name, mapping)?
-            .ok_or_else(|| unmapped(source, &embedding_name, &embedding.type_name, mapping))?;
+            .ok_or_else(|| unmapped(source, &embedding_name, &embedding.type_name))?;
         let found = dimensions(source, column)?;
         if let (Some(declared), Some(first)) = (declared, found.first())
             && !found.contains(&declared)
@@ -91,7 +108,7 @@ pub fn plan(target: Target, sources: Vec<OpenedSource>, mapping: &Mapping, setti
             return Err(Error::refused(format!(
                 "{}: column \"{}\" has embeddings of {first} dimensions, and {}.{} is {}",
                 source.path.display(),
-                source.file.fields()[column].name(),
+                source.header.fields()[column].name(),
                 target.name,
                 embedding_name,
                 embedding.type_name
@@ -104,11 +121,14 @@ pub fn plan(target: Target, sources: Vec<OpenedSource>, mapping: &Mapping, setti
         found_dim = found_dim.or(found.first().copied());
     }
     let dim = declared.or(found_dim).ok_or_else(|| {
-        Error::refused(format!("neither {} nor the sources tell the embedding's dimension", target.name))
-            .hint("the sources hold no embedding; give the column a dimension: vector(1536)")
+        Error::refused(format!(
+            "neither {} nor the sources tell the embedding's dimension",
+            target.name
+        ))
+        .hint("the sources hold no embedding; give the column a dimension: vector(1536)")
     })?;
 
-    let ids = reserved_ids(&target, &sources, mapping)?;
+    let ids = reserved_ids(&target, sources, mapping)?;
     let mut copy_columns = Vec::new();
     let mut fields = Vec::new();
     let mut scalars = Vec::new();
@@ -117,7 +137,7 @@ pub fn plan(target: Target, sources: Vec<OpenedSource>, mapping: &Mapping, setti
             fields.push(FieldSource::Embedding);
         } else if let Some(ids) = ids.as_ref().filter(|ids| ids.column == column.name) {
             fields.push(FieldSource::Id(ids.width));
-        } else if is_filled(column, &sources, mapping)? {
+        } else if is_filled(column, sources, mapping)? {
             fields.push(FieldSource::Cell(scalars.len()));
             scalars.push(column);
         } else {
@@ -127,10 +147,16 @@ pub fn plan(target: Target, sources: Vec<OpenedSource>, mapping: &Mapping, setti
     }
     let channel_name = target.channel_column().map(str::to_string);
     let planned: Result<Vec<PlannedSource>> = sources
-        .into_iter()
-        .map(|source| {
-            let context = SourceContext { target: &target, embedding_name: &embedding_name, half, mapping };
-            context.plan_source(source, &scalars, channel_name.as_deref(), ids.as_ref())
+        .iter()
+        .enumerate()
+        .map(|(index, source)| {
+            let context = SourceContext {
+                target: &target,
+                embedding_name: &embedding_name,
+                half,
+                mapping,
+            };
+            context.plan_source(index, source, &scalars, channel_name.as_deref(), ids.as_ref())
         })
         .collect();
     let planned = planned?;
@@ -157,14 +183,15 @@ struct SourceContext<'a> {
 impl SourceContext<'_> {
     fn plan_source(
         &self,
-        source: OpenedSource,
+        index: usize,
+        source: &OpenedSource,
         scalars: &[&TargetColumn],
         channel: Option<&str>,
         ids: Option<&ReservedIds>,
     ) -> Result<PlannedSource> {
-        let embedding = source_column(&source, self.embedding_name, self.mapping)?
-            .ok_or_else(|| unmapped(&source, self.embedding_name, "vector", self.mapping))?;
-        let embedding_field = &source.file.fields()[embedding];
+        let embedding = source_column(source, self.embedding_name, self.mapping)?
+            .ok_or_else(|| unmapped(source, self.embedding_name, "vector"))?;
+        let embedding_field = &source.header.fields()[embedding];
         if !embedding::readable(embedding_field.data_type()) {
             return Err(Error::refused(format!(
                 "{}: column \"{}\" has the type {}, which holds no embedding",
@@ -175,20 +202,29 @@ impl SourceContext<'_> {
             .hint(format!("embeddings are lists of floats, raw f32 bytes or [..] text; map another column: --map {}=COLUMN", self.embedding_name)));
         }
         let mut columns = Vec::new();
-        let mut projection = Projection { embedding, columns: Vec::new() };
-        let mut recipe = BTreeMap::from([(self.embedding_name.to_string(), json!({ "column": embedding_field.name() }))]);
+        let mut projection = Projection {
+            embedding,
+            columns: Vec::new(),
+        };
+        let mut recipe = BTreeMap::from([(
+            self.embedding_name.to_string(),
+            json!({ "column": embedding_field.name() }),
+        )]);
         for target in scalars {
-            let target_type = target.target_type.as_ref().ok_or_else(|| unsupported(self.target, target))?;
+            let target_type = target
+                .target_type
+                .as_ref()
+                .ok_or_else(|| unsupported(self.target, target))?;
             let filling = match self.mapping.set.get(&target.name) {
                 Some(value) => {
                     recipe.insert(target.name.clone(), json!({ "value": value }));
                     Filling::Constant(constant(&target.name, value, target_type)?)
                 }
                 None => {
-                    let column = source_column(&source, &target.name, self.mapping)?
-                        .ok_or_else(|| unmapped(&source, &target.name, &target.type_name, self.mapping))?;
-                    let field = &source.file.fields()[column];
-                    let converter = Converter::bind(field, source.file.is_text(column), target_type).map_err(|error| {
+                    let column = source_column(source, &target.name, self.mapping)?
+                        .ok_or_else(|| unmapped(source, &target.name, &target.type_name))?;
+                    let field = &source.header.fields()[column];
+                    let converter = Converter::bind(field, source.header.is_text(column), target_type).map_err(|error| {
                         Error::refused(format!("{}: {error} (column {} of {})", source.path.display(), target.name, self.target.name))
                             .hint(format!("map another column: --map {}=COLUMN, or leave it out by renaming it in the source", target.name))
                     })?;
@@ -197,18 +233,34 @@ impl SourceContext<'_> {
                     Filling::Column(projection.columns.len() - 1, converter)
                 }
             };
-            columns.push(FilledColumn { name: target.name.clone(), not_null: target.not_null, filling });
+            columns.push(FilledColumn {
+                name: target.name.clone(),
+                not_null: target.not_null,
+                filling,
+            });
         }
         let channel = channel.and_then(|channel| columns.iter().position(|column| column.name == channel));
-        let unit_rows = source.file.row_group_rows();
+        let unit_rows = source.header.row_group_rows();
         let units = 0..unit_rows.len() as u32;
-        let stored_bytes = units.map(|unit| source.file.stored_bytes(unit, &projection)).sum();
+        let stored_bytes = units
+            .clone()
+            .map(|unit| source.header.stored_bytes(unit, &projection))
+            .sum();
+        let parts = units
+            .flat_map(|unit| source.header.parts(index, unit, &projection))
+            .collect();
         Ok(PlannedSource {
-            batcher: Batcher { columns, embedding_column: self.embedding_name.into(), half: self.half, channel },
+            batcher: Batcher {
+                columns,
+                embedding_column: self.embedding_name.into(),
+                half: self.half,
+                channel,
+            },
             recipe: json!({ "columns": recipe, "id_column": ids.map(|ids| &ids.column) }),
-            path: source.path,
-            fingerprint: source.fingerprint,
+            path: source.path.clone(),
+            fingerprint: source.fingerprint.clone(),
             unit_rows,
+            parts,
             projection,
             stored_bytes,
         })
@@ -217,34 +269,51 @@ impl SourceContext<'_> {
 
 /// `--map` and `--set` name columns that are there, once each.
 fn check_names(target: &Target, mapping: &Mapping) -> Result<()> {
-    for (option, name) in
-        mapping.map.keys().map(|name| ("--map", name)).chain(mapping.set.keys().map(|name| ("--set", name)))
+    for (option, name) in mapping
+        .map
+        .keys()
+        .map(|name| ("--map", name))
+        .chain(mapping.set.keys().map(|name| ("--set", name)))
     {
         match target.column(name) {
             None => {
-                return Err(Error::refused(format!("{option} {name}: table {} has no such column", target.name))
-                    .hint(format!("its columns are {}", target.column_names())));
+                return Err(Error::refused(format!(
+                    "{option} {name}: table {} has no such column",
+                    target.name
+                ))
+                .hint(format!("its columns are {}", target.column_names())));
             }
             Some(column) if column.is_generated => {
-                return Err(Error::refused(format!("{option} {name}: the column is computed by the server"))
-                    .hint("leave it out"));
+                return Err(
+                    Error::refused(format!("{option} {name}: the column is computed by the server"))
+                        .hint("leave it out"),
+                );
             }
             Some(_) => {}
         }
     }
     match mapping.map.keys().find(|name| mapping.set.contains_key(*name)) {
-        Some(name) => Err(Error::refused(format!("column {name} is given by --map and by --set")).hint("keep one of them")),
+        Some(name) => Err(
+            Error::refused(format!("column {name} is given by --map and by --set")).hint("keep one of them"),
+        ),
         None => Ok(()),
     }
 }
 
 fn embedding_column<'a>(target: &'a Target, mapping: &Mapping) -> Result<&'a TargetColumn> {
     let is_vector = |column: &&TargetColumn| {
-        column.target_type.as_ref().and_then(TargetType::vector_dim).is_some() && !mapping.set.contains_key(&column.name)
+        column
+            .target_type
+            .as_ref()
+            .and_then(TargetType::vector_dim)
+            .is_some()
+            && !mapping.set.contains_key(&column.name)
     };
     let vectors: Vec<_> = target.columns.iter().filter(is_vector).collect();
     let named = vectors.iter().find(|column| column.name == "embedding");
-    let mapped = vectors.iter().find(|column| mapping.map.contains_key(&column.name));
+    let mapped = vectors
+        .iter()
+        .find(|column| mapping.map.contains_key(&column.name));
     named.or(mapped).or(vectors.first()).copied().ok_or_else(|| {
         Error::refused(format!(
             "table {} has no column of pgvector's types vector or halfvec; it has {}",
@@ -257,7 +326,7 @@ fn embedding_column<'a>(target: &'a Target, mapping: &Mapping) -> Result<&'a Tar
 
 /// The column of a source that goes into a target column: as mapped, by the same name, by a usual name.
 fn source_column(source: &OpenedSource, target: &str, mapping: &Mapping) -> Result<Option<usize>> {
-    let fields = source.file.fields();
+    let fields = source.header.fields();
     let exact = |name: &str| -> Result<Option<usize>> {
         let mut found = (0..fields.len()).filter(|index| fields[*index].name() == name);
         match (found.next(), found.next()) {
@@ -282,8 +351,9 @@ fn source_column(source: &OpenedSource, target: &str, mapping: &Mapping) -> Resu
     if let Some(column) = exact(target)? {
         return Ok(Some(column));
     }
-    let folded: Vec<usize> =
-        (0..fields.len()).filter(|index| fields[*index].name().eq_ignore_ascii_case(target)).collect();
+    let folded: Vec<usize> = (0..fields.len())
+        .filter(|index| fields[*index].name().eq_ignore_ascii_case(target))
+        .collect();
     if let [only] = folded[..] {
         return Ok(Some(only));
     }
@@ -305,7 +375,9 @@ fn reserved_ids(target: &Target, sources: &[OpenedSource], mapping: &Mapping) ->
     let mut candidates: Vec<_> = with_sequence.collect();
     // Where several columns count, the one called id is the rows' id.
     candidates.sort_by_key(|column| column.name != "id");
-    let Some(column) = candidates.first() else { return Ok(None) };
+    let Some(column) = candidates.first() else {
+        return Ok(None);
+    };
     if is_filled(column, sources, mapping)? {
         return Ok(None);
     }
@@ -315,7 +387,11 @@ fn reserved_ids(target: &Target, sources: &[OpenedSource], mapping: &Mapping) ->
         Some(TargetType::Int8) => 8,
         _ => return Ok(None),
     };
-    Ok(column.sequence.clone().map(|sequence| ReservedIds { column: column.name.clone(), width, sequence }))
+    Ok(column.sequence.clone().map(|sequence| ReservedIds {
+        column: column.name.clone(),
+        width,
+        sequence,
+    }))
 }
 
 /// Whether a column's values are sent. It must be the same for all sources, since all go through one COPY.
@@ -341,20 +417,21 @@ fn is_filled(column: &TargetColumn, sources: &[OpenedSource], mapping: &Mapping)
         ))
         .hint("load files of different columns with separate commands, or give the missing one with --set")),
         (None, Some(source)) if column.not_null && !column.has_default => {
-            Err(unmapped(source, &column.name, &column.type_name, mapping))
+            Err(unmapped(source, &column.name, &column.type_name))
         }
         (None, _) => Ok(false),
     }
 }
 
-fn unmapped(source: &OpenedSource, name: &str, type_name: &str, mapping: &Mapping) -> Error {
-    let error = Error::refused(format!(
+fn unmapped(source: &OpenedSource, name: &str, type_name: &str) -> Error {
+    Error::refused(format!(
         "{} has no column for {name} ({type_name}); its columns are {}",
         source.path.display(),
         source_names(source)
-    ));
-    let _ = mapping;
-    error.hint(format!("map one: --map {name}=COLUMN, or give one value for all rows: --set {name}=VALUE"))
+    ))
+    .hint(format!(
+        "map one: --map {name}=COLUMN, or give one value for all rows: --set {name}=VALUE"
+    ))
 }
 
 fn unsupported(target: &Target, column: &TargetColumn) -> Error {
@@ -363,7 +440,13 @@ fn unsupported(target: &Target, column: &TargetColumn) -> Error {
 }
 
 fn source_names(source: &OpenedSource) -> String {
-    source.file.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
+    source
+        .header
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The field of a `--set` value: text, converted as a source's text would be.
@@ -384,21 +467,33 @@ fn constant(name: &str, value: &str, target_type: &TargetType) -> Result<Vec<u8>
 
 /// Dimensions of the first embeddings of a source.
 fn dimensions(source: &OpenedSource, column: usize) -> Result<Vec<usize>> {
-    let projection = Projection { embedding: column, columns: Vec::new() };
-    if !embedding::readable(source.file.fields()[column].data_type()) {
+    let projection = Projection {
+        embedding: column,
+        columns: Vec::new(),
+    };
+    if !embedding::readable(source.header.fields()[column].data_type()) {
         return Ok(Vec::new());
     }
-    for (unit, rows) in source.file.row_group_rows().into_iter().enumerate() {
+    for (unit, rows) in source.header.row_group_rows().into_iter().enumerate() {
         if rows == 0 {
             continue;
         }
-        // Checks what the pages claim before they are decompressed.
-        source.file.page_bytes(unit as u32, &projection)?;
-        let Some(part) = source.file.parts(0, unit as u32, &projection).into_iter().next() else { continue };
         let file = Arc::new(ParquetFile::open(&source.path, usize::MAX)?);
+        // Checks what the pages claim before they are decompressed.
+        file.page_bytes(unit as u32, &projection)?;
+        let Some(part) = source
+            .header
+            .parts(0, unit as u32, &projection)
+            .into_iter()
+            .next()
+        else {
+            continue;
+        };
         // Asked for no dimension, every readable embedding is a fault that tells its own.
         let mut reader = PartReader::open(file, part, projection.clone(), PEEK_ROWS, 0)?;
-        let Some(batch) = reader.next_batch()? else { continue };
+        let Some(batch) = reader.next_batch()? else {
+            continue;
+        };
         let found: Vec<usize> = batch
             .embeddings
             .faults

@@ -129,12 +129,18 @@ impl Target {
                 "f" => "a foreign table",
                 _ => "no table",
             };
-            return Err(Error::refused(format!("{full} is {what}")).hint("name an ordinary table with --table"));
+            return Err(
+                Error::refused(format!("{full} is {what}")).hint("name an ordinary table with --table")
+            );
         }
         for (allowed, right) in [("may_insert", "INSERT"), ("may_select", "SELECT")] {
             if !row.get::<_, bool>(allowed) {
-                return Err(Error::refused(format!("no {right} right on table {full}"))
-                    .hint(format!("as its owner: GRANT SELECT, INSERT ON {} TO your_role;", full.sql())));
+                return Err(
+                    Error::refused(format!("no {right} right on table {full}")).hint(format!(
+                        "as its owner: GRANT SELECT, INSERT ON {} TO your_role;",
+                        full.sql()
+                    )),
+                );
             }
         }
         let oid: u32 = row.get("oid");
@@ -153,6 +159,36 @@ impl Target {
         }))
     }
 
+    /// The table that `migrations/target` creates, before it is there: for trying a mapping on.
+    pub fn standard(name: QualifiedName, embedding: TargetType) -> Self {
+        let column = |name: &str, target_type: TargetType, has_default: bool| TargetColumn {
+            name: name.into(),
+            type_name: target_type.to_string(),
+            target_type: Some(target_type),
+            not_null: true,
+            has_default,
+            is_generated: false,
+            sequence: None,
+        };
+        Self {
+            oid: 0,
+            relfilenode: 0,
+            columns: vec![
+                column("id", TargetType::Int8, true),
+                column("channel_id", TargetType::Int8, false),
+                column("user_id", TargetType::Int8, false),
+                column("content", TargetType::Text, false),
+                column("embedding", embedding, false),
+                column("metadata", TargetType::Jsonb, true),
+                column("created_at", TargetType::Timestamptz, true),
+            ],
+            is_empty: true,
+            has_deferrable: false,
+            citus: None,
+            name,
+        }
+    }
+
     /// The column of a name.
     pub fn column(&self, name: &str) -> Option<&TargetColumn> {
         self.columns.iter().find(|column| column.name == name)
@@ -160,14 +196,22 @@ impl Target {
 
     /// Names of all columns, for messages.
     pub fn column_names(&self) -> String {
-        self.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
+        self.columns
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// The name of the integer column that partitions the rows: Citus's distribution column, else `channel_id`.
     pub fn channel_column(&self) -> Option<&str> {
         let name = self.citus.as_ref().map_or("channel_id", |citus| &citus.column);
         let column = self.column(name)?;
-        column.target_type.as_ref().is_some_and(TargetType::is_integer).then_some(&column.name)
+        column
+            .target_type
+            .as_ref()
+            .is_some_and(TargetType::is_integer)
+            .then_some(&column.name)
     }
 }
 
@@ -194,12 +238,21 @@ impl ServerVersions {
             )
             .await
             .map_err(|error| pg_error("ask the server for its versions", error))?;
-        Ok(Self { postgres: row.get(0), pgvector: row.get(1), citus: row.get(2) })
+        Ok(Self {
+            postgres: row.get(0),
+            pgvector: row.get(1),
+            citus: row.get(2),
+        })
     }
 }
 
 async fn distribution(client: &Client, oid: u32) -> Result<Option<Distribution>, tokio_postgres::Error> {
-    let citus = client.query_one("select to_regclass('pg_catalog.pg_dist_partition') is not null", &[]).await?;
+    let citus = client
+        .query_one(
+            "select to_regclass('pg_catalog.pg_dist_partition') is not null",
+            &[],
+        )
+        .await?;
     if !citus.get::<_, bool>(0) {
         return Ok(None);
     }
@@ -211,7 +264,10 @@ async fn distribution(client: &Client, oid: u32) -> Result<Option<Distribution>,
             &[&oid],
         )
         .await?;
-    Ok(row.map(|row| Distribution { column: row.get("column"), shards: row.get("shards") }))
+    Ok(row.map(|row| Distribution {
+        column: row.get("column"),
+        shards: row.get("shards"),
+    }))
 }
 
 fn column_of(row: &Row) -> TargetColumn {
@@ -223,7 +279,10 @@ fn column_of(row: &Row) -> TargetColumn {
         not_null: row.get("not_null"),
         has_default: row.get("has_default"),
         is_generated: row.get("generated"),
-        sequence: sequence.map(|name| Sequence { name, increment: row.get("increment") }),
+        sequence: sequence.map(|name| Sequence {
+            name,
+            increment: row.get("increment"),
+        }),
     }
 }
 

@@ -17,7 +17,9 @@ const DISTRIBUTE: &str = include_str!("../../migrations/target/04_distribute.sql
 const DIM_MAX: usize = 16_000;
 
 /// The embedding's type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum VectorType {
     /// 4 bytes an element.
@@ -44,7 +46,10 @@ pub struct TableSpec {
 /// Returns the table and whether it was made now.
 pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<(Target, bool)> {
     if spec.dim == 0 || spec.dim > DIM_MAX {
-        return Err(Error::refused(format!("{} dimensions; pgvector takes 1 to {DIM_MAX}", spec.dim)));
+        return Err(Error::refused(format!(
+            "{} dimensions; pgvector takes 1 to {DIM_MAX}",
+            spec.dim
+        )));
     }
     ensure_extension(client).await?;
     if let Some(existing) = Target::find(client, &spec.name).await? {
@@ -56,7 +61,10 @@ pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<(Target
     let schema = match &spec.name.schema {
         Some(schema) => schema.clone(),
         None => {
-            let row = client.query_one("select current_schema()", &[]).await.map_err(|e| pg_error(&doing, e))?;
+            let row = client
+                .query_one("select current_schema()", &[])
+                .await
+                .map_err(|e| pg_error(&doing, e))?;
             row.get::<_, Option<String>>(0).ok_or_else(|| {
                 Error::refused("the search_path names no schema that exists")
                     .hint("name one: --table SCHEMA.NAME, or set the role's search_path")
@@ -71,23 +79,33 @@ pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<(Target
     let settings = [
         ("vecload.schema", schema),
         ("vecload.table", spec.name.name.clone()),
-        ("vecload.embedding_type", format!("{}({})", qualified_type(client, vector_type).await?, spec.dim)),
+        (
+            "vecload.embedding_type",
+            format!("{}({})", qualified_type(client, vector_type).await?, spec.dim),
+        ),
     ];
     for (setting, value) in settings {
         set(client, setting, &value).await?;
     }
     for statement in [SEQUENCE, TABLE] {
-        client.batch_execute(statement).await.map_err(|error| pg_error(&doing, error))?;
+        client
+            .batch_execute(statement)
+            .await
+            .map_err(|error| pg_error(&doing, error))?;
     }
     distribute(client, &name, spec.shards).await?;
     let target = Target::find(client, &name).await?;
-    let target = target.ok_or_else(|| Error::bug(format!("table {name} is not there after it was created")))?;
+    let target =
+        target.ok_or_else(|| Error::bug(format!("table {name} is not there after it was created")))?;
     Ok((target, true))
 }
 
 async fn ensure_extension(client: &Client) -> Result<()> {
     let there = "select exists (select from pg_extension where extname = 'vector')";
-    let row = client.query_one(there, &[]).await.map_err(|error| pg_error("look for pgvector", error))?;
+    let row = client
+        .query_one(there, &[])
+        .await
+        .map_err(|error| pg_error("look for pgvector", error))?;
     if row.get(0) {
         return Ok(());
     }
@@ -118,19 +136,31 @@ async fn qualified_type(client: &Client, name: &str) -> Result<String> {
 }
 
 async fn set(client: &Client, setting: &str, value: &str) -> Result<()> {
-    let set = client.execute("select set_config($1, $2, false)", &[&setting, &value]).await;
-    set.map(|_| ()).map_err(|error| pg_error(format!("set {setting}"), error))
+    let set = client
+        .execute("select set_config($1, $2, false)", &[&setting, &value])
+        .await;
+    set.map(|_| ())
+        .map_err(|error| pg_error(format!("set {setting}"), error))
 }
 
 /// Refuses an existing table whose embedding can't hold what is asked for.
 fn fits(target: &Target, spec: &TableSpec) -> Result<()> {
     let column = target.column("embedding").or_else(|| {
-        target.columns.iter().find(|column| column.target_type.as_ref().and_then(TargetType::vector_dim).is_some())
+        target.columns.iter().find(|column| {
+            column
+                .target_type
+                .as_ref()
+                .and_then(TargetType::vector_dim)
+                .is_some()
+        })
     });
     let table = &target.name;
     let Some(column) = column else {
-        return Err(Error::refused(format!("table {table} exists and has no vector column; it has {}", target.column_names()))
-            .hint("name another table with --table"));
+        return Err(Error::refused(format!(
+            "table {table} exists and has no vector column; it has {}",
+            target.column_names()
+        ))
+        .hint("name another table with --table"));
     };
     let wanted = match spec.vector_type {
         VectorType::Vector => TargetType::Vector(Some(spec.dim)),
@@ -142,18 +172,34 @@ fn fits(target: &Target, spec: &TableSpec) -> Result<()> {
             "table {table} exists with {} {}, and {wanted} is asked for",
             column.name, column.type_name
         ))
-        .hint(format!("give --dim and --type as the table has them, another --table, or drop it first: DROP TABLE {};", table.sql()))),
+        .hint(format!(
+            "give --dim and --type as the table has them, another --table, or drop it first: DROP TABLE {};",
+            table.sql()
+        ))),
     }
 }
 
 async fn distribute(client: &Client, name: &QualifiedName, shards: u32) -> Result<()> {
     let doing = || format!("distribute table {name}");
     let citus = "select exists (select from pg_extension where extname = 'citus')";
-    if !client.query_one(citus, &[]).await.map_err(|error| pg_error(doing(), error))?.get::<_, bool>(0) {
+    if !client
+        .query_one(citus, &[])
+        .await
+        .map_err(|error| pg_error(doing(), error))?
+        .get::<_, bool>(0)
+    {
         return Ok(());
     }
-    set(client, "vecload.schema", name.schema.as_deref().unwrap_or("public")).await?;
+    set(
+        client,
+        "vecload.schema",
+        name.schema.as_deref().unwrap_or("public"),
+    )
+    .await?;
     set(client, "vecload.table", &name.name).await?;
     set(client, "vecload.shards", &shards.to_string()).await?;
-    client.batch_execute(DISTRIBUTE).await.map_err(|error| pg_error(doing(), error))
+    client
+        .batch_execute(DISTRIBUTE)
+        .await
+        .map_err(|error| pg_error(doing(), error))
 }

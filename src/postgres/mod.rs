@@ -4,8 +4,8 @@
 //! [`ConnectSettings::connect`] opens a [`Session`].
 
 mod advice;
-mod connect;
 pub mod catalog;
+mod connect;
 mod conninfo;
 mod failure;
 mod hosts;

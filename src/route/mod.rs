@@ -29,11 +29,19 @@ impl Endpoint {
     pub fn of(target: &Target, columns: &[String]) -> (Self, Route) {
         let columns: Vec<String> = columns.iter().map(|column| quote_ident(column)).collect();
         let endpoint = Self {
-            copy_sql: format!("copy {} ({}) from stdin with (format binary)", target.name.sql(), columns.join(", ")),
+            copy_sql: format!(
+                "copy {} ({}) from stdin with (format binary)",
+                target.name.sql(),
+                columns.join(", ")
+            ),
             has_deferrable: target.has_deferrable,
             table: target.name.to_string(),
         };
-        let route = if target.citus.is_some() { Route::Coordinator } else { Route::Direct };
+        let route = if target.citus.is_some() {
+            Route::Coordinator
+        } else {
+            Route::Direct
+        };
         (endpoint, route)
     }
 }

@@ -20,7 +20,9 @@ pub fn discover(arguments: &[String]) -> Result<Found> {
     let mut seen = HashSet::new();
     for argument in arguments {
         for file in expand(argument)? {
-            let canonical = file.canonicalize().or_refused(|| format!("find {}", file.display()))?;
+            let canonical = file
+                .canonicalize()
+                .or_refused(|| format!("find {}", file.display()))?;
             if seen.insert(canonical) {
                 found.files.push(file);
             } else {
@@ -33,8 +35,10 @@ pub fn discover(arguments: &[String]) -> Result<Found> {
 
 fn expand(argument: &str) -> Result<Vec<PathBuf>> {
     if argument == "-" {
-        return Err(Error::refused("standard input holds no Parquet: its footer is at the end, and a pipe can't be sought")
-            .hint("write it to a file first and give the file's path"));
+        return Err(Error::refused(
+            "standard input holds no Parquet: its footer is at the end, and a pipe can't be sought",
+        )
+        .hint("write it to a file first and give the file's path"));
     }
     let path = Path::new(argument);
     match path.metadata() {
@@ -43,16 +47,18 @@ fn expand(argument: &str) -> Result<Vec<PathBuf>> {
             walk(path, &mut files)?;
             files.sort();
             match files.is_empty() {
-                true => Err(Error::refused(format!("{argument} holds no file that ends in .parquet"))
-                    .hint("give the files by name if they end otherwise")),
+                true => Err(
+                    Error::refused(format!("{argument} holds no file that ends in .parquet"))
+                        .hint("give the files by name if they end otherwise"),
+                ),
                 false => Ok(files),
             }
         }
         Ok(_) => Ok(vec![path.to_path_buf()]),
         Err(_) if argument.contains(['*', '?', '[']) => matches(argument),
-        Err(error) => Err(Error::refused(format!("open {argument}")).because(error).hint(
-            "check the path; it is relative to the directory that vecload runs in",
-        )),
+        Err(error) => Err(Error::refused(format!("open {argument}"))
+            .because(error)
+            .hint("check the path; it is relative to the directory that vecload runs in")),
     }
 }
 
@@ -68,7 +74,10 @@ fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
         }
     }
     match files.is_empty() {
-        true => Err(Error::refused(format!("nothing matches {pattern}")).hint("check the pattern and the directory")),
+        true => {
+            Err(Error::refused(format!("nothing matches {pattern}"))
+                .hint("check the pattern and the directory"))
+        }
         false => Ok(files),
     }
 }
@@ -105,13 +114,27 @@ mod tests {
         let root = tempfile::tempdir().expect("a temporary directory");
         let make = |name: &str| fs::write(root.path().join(name), "x").expect("write");
         fs::create_dir(root.path().join("day=1")).expect("mkdir");
-        for name in ["b.parquet", "a.PARQUET", "_SUCCESS", ".x.parquet", "notes.txt", "day=1/c.parquet"] {
+        for name in [
+            "b.parquet",
+            "a.PARQUET",
+            "_SUCCESS",
+            ".x.parquet",
+            "notes.txt",
+            "day=1/c.parquet",
+        ] {
             make(name);
         }
         let text = |path: &Path| path.to_str().expect("UTF-8").to_string();
         let found = discover(&[text(root.path()), text(&root.path().join("b.parquet"))]).expect("found");
-        let names: Vec<_> = found.files.iter().map(|path| path.strip_prefix(root.path()).expect("below")).collect();
-        assert_eq!(names, ["a.PARQUET", "b.parquet", "day=1/c.parquet"].map(Path::new));
+        let names: Vec<_> = found
+            .files
+            .iter()
+            .map(|path| path.strip_prefix(root.path()).expect("below"))
+            .collect();
+        assert_eq!(
+            names,
+            ["a.PARQUET", "b.parquet", "day=1/c.parquet"].map(Path::new)
+        );
         assert_eq!(found.repeated.len(), 1);
         let pattern = text(&root.path().join("*.parquet"));
         assert_eq!(discover(&[pattern]).expect("found").files.len(), 1);

@@ -23,7 +23,7 @@ pub fn quiet_decoder_panics() {
 }
 
 /// Runs a call into the decoder; a panic becomes an error. What the call worked on must not be used again.
-pub fn guarded<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn guarded<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
     let outer = DECODING.replace(true);
     let result = catch_unwind(AssertUnwindSafe(decode));
     DECODING.set(outer);

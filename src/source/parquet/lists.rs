@@ -11,7 +11,7 @@ use crate::batch::reject::Reason;
 use crate::source::Embeddings;
 
 /// Reads one column of lists of `f32` or `f64`.
-pub struct ListReader {
+pub(super) struct ListReader {
     column: TypedColumn,
     /// Definition level of an element that is there.
     max_definition: i16,
@@ -31,7 +31,7 @@ enum TypedColumn {
 
 impl ListReader {
     /// Takes over a column reader of physical type FLOAT or DOUBLE.
-    pub fn new(
+    pub(super) fn new(
         column: parquet::column::reader::ColumnReader,
         max_definition: i16,
         nullable_element: bool,
@@ -41,7 +41,11 @@ impl ListReader {
         let column = match column {
             column @ Any::FloatColumnReader(_) => TypedColumn::Float(get_typed_column_reader(column)),
             column @ Any::DoubleColumnReader(_) => TypedColumn::Double(get_typed_column_reader(column)),
-            _ => return Err(ParquetError::General("the column holds neither FLOAT nor DOUBLE".into())),
+            _ => {
+                return Err(ParquetError::General(
+                    "the column holds neither FLOAT nor DOUBLE".into(),
+                ));
+            }
         };
         Ok(Self {
             column,
@@ -55,7 +59,7 @@ impl ListReader {
     }
 
     /// Skips rows.
-    pub fn skip(&mut self, rows: usize) -> Result<()> {
+    pub(super) fn skip(&mut self, rows: usize) -> Result<()> {
         let skipped = guarded(|| match &mut self.column {
             TypedColumn::Float(column) => column.skip_records(rows),
             TypedColumn::Double(column) => column.skip_records(rows),
@@ -64,7 +68,7 @@ impl ListReader {
     }
 
     /// Reads the embeddings of `rows` rows into `out`, which is emptied first.
-    pub fn read(&mut self, rows: usize, out: &mut Embeddings) -> Result<()> {
+    pub(super) fn read(&mut self, rows: usize, out: &mut Embeddings) -> Result<()> {
         out.values.clear();
         out.faults.clear();
         self.definitions.clear();
@@ -118,15 +122,24 @@ impl ListReader {
         for row in 0..rows {
             let start = level;
             level += 1;
-            while self.repetitions.get(level).is_some_and(|repetition| *repetition > 0) {
+            while self
+                .repetitions
+                .get(level)
+                .is_some_and(|repetition| *repetition > 0)
+            {
                 level += 1;
             }
             let definitions = self.definitions.get(start..level).ok_or_else(ends)?;
-            let present = definitions.iter().filter(|definition| **definition == self.max_definition).count();
+            let present = definitions
+                .iter()
+                .filter(|definition| **definition == self.max_definition)
+                .count();
             let elements = values.get(value..value + present).ok_or_else(ends)?;
             value += present;
             let null_element = self.nullable_element
-                && definitions.iter().any(|definition| *definition == self.max_definition - 1);
+                && definitions
+                    .iter()
+                    .any(|definition| *definition == self.max_definition - 1);
             let null_list = self.nullable_list && definitions == [0];
             let read = |out: &mut Vec<f32>| match (null_list, null_element) {
                 (true, _) => Err(Reason::EmbeddingNull),
@@ -160,7 +173,9 @@ fn read_records<T: DataType>(
 fn expect_rows(found: usize, expected: usize) -> Result<()> {
     match found == expected {
         true => Ok(()),
-        false => Err(ParquetError::General(format!("it ends after {found} of {expected} rows"))),
+        false => Err(ParquetError::General(format!(
+            "it ends after {found} of {expected} rows"
+        ))),
     }
 }
 

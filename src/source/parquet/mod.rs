@@ -8,7 +8,7 @@ mod reader;
 mod schema;
 
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,7 +20,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 
 pub use self::file::PositionedFile;
 pub use self::guard::quiet_decoder_panics;
-pub use self::reader::PartReader;
+pub use self::reader::{PartReader, read_rows};
 
 use self::guard::guarded;
 use self::pages::PageNeeds;
@@ -37,9 +37,24 @@ const TAIL_BYTES: u64 = 8;
 #[derive(Debug)]
 pub struct ParquetFile {
     file: PositionedFile,
-    arrow: ArrowReaderMetadata,
-    text: Vec<bool>,
+    header: ParquetHeader,
     surveys: Mutex<HashMap<(u32, usize), PageNeeds>>,
+}
+
+/// What a file's footer tells; it outlives the open file.
+#[derive(Debug, Clone)]
+pub struct ParquetHeader {
+    path: Arc<Path>,
+    arrow: ArrowReaderMetadata,
+    text: Arc<[bool]>,
+}
+
+impl Deref for ParquetFile {
+    type Target = ParquetHeader;
+
+    fn deref(&self) -> &ParquetHeader {
+        &self.header
+    }
 }
 
 /// Which top-level columns of a file are read.
@@ -65,7 +80,11 @@ impl ParquetFile {
             let plain = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Skip);
             let mut metadata = plain.parse_and_finish(&file)?;
             // Page boundaries are only needed where a row group is cut.
-            if metadata.row_groups().iter().any(|group| group.num_rows() > ROWS_PER_PART as i64) {
+            if metadata
+                .row_groups()
+                .iter()
+                .any(|group| group.num_rows() > ROWS_PER_PART as i64)
+            {
                 let mut reader = ParquetMetaDataReader::new_with_metadata(metadata)
                     .with_column_index_policy(PageIndexPolicy::Skip)
                     .with_offset_index_policy(PageIndexPolicy::Optional);
@@ -81,7 +100,16 @@ impl ParquetFile {
                 Some(schema) => ArrowReaderMetadata::try_new(metadata, options().with_schema(schema))?,
                 None => arrow,
             };
-            Ok(Self { file: file.clone(), arrow, text, surveys: Mutex::default() })
+            let header = ParquetHeader {
+                path: path.into(),
+                arrow,
+                text,
+            };
+            Ok(Self {
+                file: file.clone(),
+                header,
+                surveys: Mutex::default(),
+            })
         })
         .map_err(unreadable)?
         .checked()
@@ -100,9 +128,12 @@ impl ParquetFile {
             }
             for column in group.columns() {
                 let name = column.column_path().string();
-                let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+                let start = column
+                    .dictionary_page_offset()
+                    .unwrap_or(column.data_page_offset());
                 let end = start.checked_add(column.compressed_size());
-                let within = start >= 0 && column.compressed_size() >= 0 && end.is_some_and(|end| end as u64 <= size);
+                let within =
+                    start >= 0 && column.compressed_size() >= 0 && end.is_some_and(|end| end as u64 <= size);
                 if !within {
                     return Err(damaged(format!(
                         "column \"{name}\" is said to lie at offset {start} with {} bytes, in a file of {size}",
@@ -117,14 +148,75 @@ impl ParquetFile {
         Ok(self)
     }
 
-    /// Where the file is.
-    pub fn path(&self) -> &Path {
-        self.file.path()
-    }
-
     /// The file itself.
     pub fn file(&self) -> &PositionedFile {
         &self.file
+    }
+
+    /// What its footer tells.
+    pub fn header(&self) -> &ParquetHeader {
+        &self.header
+    }
+
+    /// Bytes that the pages of a row group need while it is read, or why they can't be believed.
+    pub fn page_bytes(&self, row_group: u32, projection: &Projection) -> Result<PageBytes> {
+        let mut bytes = PageBytes::default();
+        for column in projection.columns.iter().chain([&projection.embedding]) {
+            for leaf in self.leaves(*column) {
+                let needs = self.survey(row_group, leaf)?;
+                let nested = self
+                    .metadata()
+                    .file_metadata()
+                    .schema_descr()
+                    .column(leaf)
+                    .max_rep_level()
+                    > 0;
+                let levels = if nested { needs.values * 4 } else { 0 };
+                let page =
+                    needs.compressed_bytes + needs.uncompressed_bytes + needs.dictionary_bytes + levels;
+                bytes.total += page;
+                if page > bytes.largest {
+                    bytes.largest = page;
+                    bytes.largest_column = self.fields()[*column].name().clone();
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn survey(&self, row_group: u32, leaf: usize) -> Result<PageNeeds> {
+        let known = self
+            .surveys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&(row_group, leaf))
+            .copied();
+        if let Some(needs) = known {
+            return Ok(needs);
+        }
+        let column = self.row_group(row_group).column(leaf);
+        let (start, length) = column.byte_range();
+        let counts = (
+            column.num_values().cast_unsigned(),
+            column.uncompressed_size().cast_unsigned(),
+        );
+        let needs = pages::survey(&self.file, start..start + length, counts.0, counts.1).map_err(|why| {
+            let name = column.column_path().string();
+            self.damaged(row_group, &format!("column \"{name}\""))
+                .because(why)
+        })?;
+        self.surveys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert((row_group, leaf), needs);
+        Ok(needs)
+    }
+}
+
+impl ParquetHeader {
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Top-level columns; text appears as `Binary`.
@@ -140,7 +232,11 @@ impl ParquetFile {
     /// Rows of each row group.
     pub fn row_group_rows(&self) -> Vec<u64> {
         // `checked` has refused negative counts.
-        self.metadata().row_groups().iter().map(|group| group.num_rows().cast_unsigned()).collect()
+        self.metadata()
+            .row_groups()
+            .iter()
+            .map(|group| group.num_rows().cast_unsigned())
+            .collect()
     }
 
     /// The parts in which a row group is read, for a source of this index in the plan.
@@ -149,7 +245,10 @@ impl ParquetFile {
         let mut starts = vec![0];
         if rows > ROWS_PER_PART
             && let [leaf] = self.leaves(projection.embedding)[..]
-            && let Some(index) = self.metadata().page_index().filter(|index| index.has_offset_indexes())
+            && let Some(index) = self
+                .metadata()
+                .page_index()
+                .filter(|index| index.has_offset_indexes())
             && let Some(pages) = index.offset_index(row_group as usize, leaf)
         {
             let mut next = ROWS_PER_PART;
@@ -163,49 +262,27 @@ impl ParquetFile {
         }
         let ends = starts.iter().skip(1).copied().chain([rows]);
         let parts = starts.iter().zip(ends).filter(|(start, end)| *start < end);
-        parts.map(|(start, end)| UnitPart { source, unit: row_group, rows: *start..end }).collect()
-    }
-
-    /// Bytes that the pages of a row group need while it is read, or why they can't be believed.
-    pub fn page_bytes(&self, row_group: u32, projection: &Projection) -> Result<PageBytes> {
-        let mut bytes = PageBytes::default();
-        for column in projection.columns.iter().chain([&projection.embedding]) {
-            for leaf in self.leaves(*column) {
-                let needs = self.survey(row_group, leaf)?;
-                let nested = self.metadata().file_metadata().schema_descr().column(leaf).max_rep_level() > 0;
-                let levels = if nested { needs.values * 4 } else { 0 };
-                let page = needs.compressed_bytes + needs.uncompressed_bytes + needs.dictionary_bytes + levels;
-                bytes.total += page;
-                if page > bytes.largest {
-                    bytes.largest = page;
-                    bytes.largest_column = self.fields()[*column].name().clone();
-                }
-            }
-        }
-        Ok(bytes)
+        parts
+            .map(|(start, end)| UnitPart {
+                source,
+                unit: row_group,
+                rows: *start..end,
+            })
+            .collect()
     }
 
     /// Bytes of a row group's needed columns, as stored.
     pub fn stored_bytes(&self, row_group: u32, projection: &Projection) -> u64 {
         let columns = projection.columns.iter().chain([&projection.embedding]);
         let leaves = columns.flat_map(|column| self.leaves(*column));
-        leaves.map(|leaf| self.row_group(row_group).column(leaf).compressed_size().cast_unsigned()).sum()
-    }
-
-    fn survey(&self, row_group: u32, leaf: usize) -> Result<PageNeeds> {
-        let known = self.surveys.lock().unwrap_or_else(PoisonError::into_inner).get(&(row_group, leaf)).copied();
-        if let Some(needs) = known {
-            return Ok(needs);
-        }
-        let column = self.row_group(row_group).column(leaf);
-        let (start, length) = column.byte_range();
-        let counts = (column.num_values().cast_unsigned(), column.uncompressed_size().cast_unsigned());
-        let needs = pages::survey(&self.file, start..start + length, counts.0, counts.1).map_err(|why| {
-            let name = column.column_path().string();
-            self.damaged(row_group, &format!("column \"{name}\"")).because(why)
-        })?;
-        self.surveys.lock().unwrap_or_else(PoisonError::into_inner).insert((row_group, leaf), needs);
-        Ok(needs)
+        leaves
+            .map(|leaf| {
+                self.row_group(row_group)
+                    .column(leaf)
+                    .compressed_size()
+                    .cast_unsigned()
+            })
+            .sum()
     }
 
     /// An error for a place in the file that can't be read.
@@ -217,7 +294,9 @@ impl ParquetFile {
     /// Leaf columns of a top-level column.
     fn leaves(&self, column: usize) -> Vec<usize> {
         let schema = self.metadata().file_metadata().schema_descr();
-        (0..schema.num_columns()).filter(|leaf| schema.get_column_root_idx(*leaf) == column).collect()
+        (0..schema.num_columns())
+            .filter(|leaf| schema.get_column_root_idx(*leaf) == column)
+            .collect()
     }
 
     /// The leaf of an embedding that the typed column reader can read: a list of floats.
@@ -226,8 +305,15 @@ impl ParquetFile {
             DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => item,
             _ => return None,
         };
-        let [leaf] = self.leaves(column)[..] else { return None };
-        let physical = self.metadata().file_metadata().schema_descr().column(leaf).physical_type();
+        let [leaf] = self.leaves(column)[..] else {
+            return None;
+        };
+        let physical = self
+            .metadata()
+            .file_metadata()
+            .schema_descr()
+            .column(leaf)
+            .physical_type();
         let plain = matches!(
             (item.data_type(), physical),
             (DataType::Float32, Physical::FLOAT) | (DataType::Float64, Physical::DOUBLE)
@@ -260,11 +346,17 @@ fn check_frame(file: &PositionedFile, footer_bytes_max: usize) -> Result<()> {
     let path = file.path().display();
     let refuse = |what: String, hint: &str| Err(Error::refused(format!("{path} {what}")).hint(hint));
     if file.size() == 0 {
-        return refuse("is empty (0 bytes)".into(), "write the file again, or leave it out");
+        return refuse(
+            "is empty (0 bytes)".into(),
+            "write the file again, or leave it out",
+        );
     }
     let head = file.read_up_to(4, 0).or_refused(|| format!("read {path}"))?;
     if head == b"PARE" {
-        return refuse("is an encrypted Parquet file".into(), "decrypt it first; vecload reads plain Parquet");
+        return refuse(
+            "is an encrypted Parquet file".into(),
+            "decrypt it first; vecload reads plain Parquet",
+        );
     }
     if head != b"PAR1" {
         let kind = match &head[..] {
@@ -272,24 +364,35 @@ fn check_frame(file: &PositionedFile, footer_bytes_max: usize) -> Result<()> {
             [b'P', b'K', ..] => "it is a zip archive",
             [0x28, 0xb5, 0x2f, 0xfd] => "it is zstd-compressed",
             b"ARRO" => "it is an Arrow IPC file",
-            head if head.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) => {
+            head if head
+                .iter()
+                .all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) =>
+            {
                 "it starts like a text file"
             }
             _ => "it does not start with PAR1",
         };
-        return refuse(format!("is not a Parquet file: {kind}"), "vecload load reads Parquet files");
+        return refuse(
+            format!("is not a Parquet file: {kind}"),
+            "vecload load reads Parquet files",
+        );
     }
     let cut = "the file is truncated (an upload or copy that was cut?); copy or write it again";
     if file.size() < 4 + TAIL_BYTES {
         return refuse(format!("ends after {} bytes, without a footer", file.size()), cut);
     }
     let tail_at = file.size() - TAIL_BYTES;
-    let tail = file.read_up_to(TAIL_BYTES as usize, tail_at).or_refused(|| format!("read the end of {path}"))?;
+    let tail = file
+        .read_up_to(TAIL_BYTES as usize, tail_at)
+        .or_refused(|| format!("read the end of {path}"))?;
     let Some((length, magic)) = tail.split_first_chunk::<4>() else {
         return refuse("became shorter while it was read".into(), cut);
     };
     if magic == b"PARE" {
-        return refuse("is an encrypted Parquet file".into(), "decrypt it first; vecload reads plain Parquet");
+        return refuse(
+            "is an encrypted Parquet file".into(),
+            "decrypt it first; vecload reads plain Parquet",
+        );
     }
     if magic != b"PAR1" {
         return refuse("starts as a Parquet file and does not end as one".into(), cut);
@@ -303,7 +406,9 @@ fn check_frame(file: &PositionedFile, footer_bytes_max: usize) -> Result<()> {
     }
     if length > footer_bytes_max as u64 {
         return refuse(
-            format!("has a footer of {length} bytes, more than the {footer_bytes_max} that --memory leaves for it"),
+            format!(
+                "has a footer of {length} bytes, more than the {footer_bytes_max} that --memory leaves for it"
+            ),
             &format!("give --memory {}MiB or more", (length * 8).div_ceil(1 << 20)),
         );
     }
@@ -313,18 +418,23 @@ fn check_frame(file: &PositionedFile, footer_bytes_max: usize) -> Result<()> {
 /// INT96 timestamps in microseconds rather than nanoseconds, which would overflow after the year 2262.
 fn with_wide_int96(metadata: &ParquetMetaData, schema: &Schema) -> Option<Arc<Schema>> {
     let roots = metadata.file_metadata().schema().get_fields();
-    let is_int96 = |index: usize| roots[index].is_primitive() && roots[index].get_physical_type() == Physical::INT96;
+    let is_int96 =
+        |index: usize| roots[index].is_primitive() && roots[index].get_physical_type() == Physical::INT96;
     if !(0..roots.len()).any(is_int96) {
         return None;
     }
-    let fields = schema.fields().iter().enumerate().map(|(index, field)| match is_int96(index) {
-        true => Arc::new(Field::new(
-            field.name(),
-            DataType::Timestamp(TimeUnit::Microsecond, None),
-            field.is_nullable(),
-        )),
-        false => Arc::clone(field),
-    });
+    let fields = schema
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(index, field)| match is_int96(index) {
+            true => Arc::new(Field::new(
+                field.name(),
+                DataType::Timestamp(TimeUnit::Microsecond, None),
+                field.is_nullable(),
+            )),
+            false => Arc::clone(field),
+        });
     Some(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::Schema;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::arrow::arrow_reader::{
+    ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+};
 use parquet::column::reader::get_column_reader;
 use parquet::errors::ParquetError;
 use parquet::file::serialized_reader::SerializedPageReader;
@@ -72,11 +74,24 @@ impl PartReader {
                 let list = guarded(|| list_reader(&file, &part, projection.embedding, leaf));
                 let name = file.fields()[projection.embedding].name();
                 let place = format!("column \"{name}\"");
-                EmbeddingColumn::List(Box::new(list.map_err(|error| file.damaged(part.unit, &place).because(error))?))
+                EmbeddingColumn::List(Box::new(
+                    list.map_err(|error| file.damaged(part.unit, &place).because(error))?,
+                ))
             }
         };
         let position = part.rows.start;
-        Ok(Self { file, part, projection, batch_rows, dim, columns, places, embedding, position, spare: Vec::new() })
+        Ok(Self {
+            file,
+            part,
+            projection,
+            batch_rows,
+            dim,
+            columns,
+            places,
+            embedding,
+            position,
+            spare: Vec::new(),
+        })
     }
 
     /// The next batch, or `None` at the part's end.
@@ -88,15 +103,20 @@ impl PartReader {
         let rows = self.batch_rows.min(usize::try_from(left).unwrap_or(usize::MAX));
         let batch = guarded(|| match self.columns.next() {
             Some(batch) => batch.map_err(ParquetError::from),
-            None => Err(ParquetError::EOF("the columns end before the row group does".into())),
+            None => Err(ParquetError::EOF(
+                "the columns end before the row group does".into(),
+            )),
         })
         .map_err(|error| self.damaged("its columns", error))?;
         if batch.num_rows() != rows {
             let short = ParquetError::EOF(format!("{} rows instead of {rows}", batch.num_rows()));
             return Err(self.damaged("its columns", short));
         }
-        let mut embeddings =
-            Embeddings { dim: self.dim, values: std::mem::take(&mut self.spare), faults: Vec::new() };
+        let mut embeddings = Embeddings {
+            dim: self.dim,
+            values: std::mem::take(&mut self.spare),
+            faults: Vec::new(),
+        };
         match &mut self.embedding {
             EmbeddingColumn::List(list) => {
                 if let Err(error) = list.read(rows, &mut embeddings) {
@@ -113,9 +133,18 @@ impl PartReader {
                 }
             }
         }
-        let origin = Origin { source: self.part.source, unit: self.part.unit, first_row: self.position };
+        let origin = Origin {
+            source: self.part.source,
+            unit: self.part.unit,
+            first_row: self.position,
+        };
         self.position += rows as u64;
-        Ok(Some(SourceBatch { origin, rows, embeddings, columns: self.projected(&batch)? }))
+        Ok(Some(SourceBatch {
+            origin,
+            rows,
+            embeddings,
+            columns: self.projected(&batch)?,
+        }))
     }
 
     /// Takes back the buffer of a batch that has been encoded, for the next one.
@@ -124,8 +153,16 @@ impl PartReader {
     }
 
     fn projected(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let arrays = self.places.iter().map(|place| Arc::clone(batch.column(*place))).collect();
-        let fields: Vec<_> = self.places.iter().map(|place| batch.schema().field(*place).clone()).collect();
+        let arrays = self
+            .places
+            .iter()
+            .map(|place| Arc::clone(batch.column(*place)))
+            .collect();
+        let fields: Vec<_> = self
+            .places
+            .iter()
+            .map(|place| batch.schema().field(*place).clone())
+            .collect();
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
             .map_err(|error| Error::bug("order the columns of a batch").because(error))
@@ -138,19 +175,51 @@ impl PartReader {
     }
 }
 
+/// Reads whole rows of a row group by their numbers, ascending; text as bytes.
+pub fn read_rows(file: &ParquetFile, row_group: u32, rows: &[u64]) -> Result<RecordBatch> {
+    let mut selectors = Vec::new();
+    let mut position = 0;
+    for row in rows {
+        let row = usize::try_from(*row).unwrap_or(usize::MAX);
+        selectors.push(RowSelector::skip(row.saturating_sub(position)));
+        selectors.push(RowSelector::select(1));
+        position = row.saturating_add(1);
+    }
+    let damaged = |error: ParquetError| file.damaged(row_group, "its rejected rows").because(error);
+    let reader = guarded(|| {
+        ParquetRecordBatchReaderBuilder::new_with_metadata(file.file().clone(), file.arrow.clone())
+            .with_row_groups(vec![row_group as usize])
+            .with_batch_size(rows.len().max(1))
+            .with_row_selection(RowSelection::from(selectors))
+            .build()
+    });
+    let mut reader = reader.map_err(damaged)?;
+    let batch = guarded(|| match reader.next() {
+        Some(batch) => batch.map_err(ParquetError::from),
+        None => Err(ParquetError::EOF("the row group is shorter".into())),
+    });
+    batch.map_err(damaged)
+}
+
 fn columns_reader(
     file: &ParquetFile,
     part: &UnitPart,
     roots: &[usize],
     batch_rows: usize,
 ) -> parquet::errors::Result<ParquetRecordBatchReader> {
-    let mask = ProjectionMask::roots(file.metadata().file_metadata().schema_descr(), roots.iter().copied());
+    let mask = ProjectionMask::roots(
+        file.metadata().file_metadata().schema_descr(),
+        roots.iter().copied(),
+    );
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file.file().clone(), file.arrow.clone())
         .with_row_groups(vec![part.unit as usize])
         .with_projection(mask)
         .with_batch_size(batch_rows);
     let before = usize::try_from(part.rows.start).unwrap_or(usize::MAX);
-    let selection = vec![RowSelector::skip(before), RowSelector::select(range_len(&part.rows))];
+    let selection = vec![
+        RowSelector::skip(before),
+        RowSelector::select(range_len(&part.rows)),
+    ];
     builder.with_row_selection(RowSelection::from(selection)).build()
 }
 
@@ -163,7 +232,10 @@ fn list_reader(
     let group = file.row_group(part.unit);
     let rows = usize::try_from(group.num_rows()).unwrap_or(usize::MAX);
     let whole = part.rows.start == 0 && part.rows.end == group.num_rows().cast_unsigned();
-    let index = file.metadata().page_index().filter(|index| !whole && index.has_offset_indexes());
+    let index = file
+        .metadata()
+        .page_index()
+        .filter(|index| !whole && index.has_offset_indexes());
     let pages = index.and_then(|index| index.offset_index(part.unit as usize, leaf));
     let pages = pages.map(|index| index.page_locations().clone());
     let reader = SerializedPageReader::new(Arc::new(file.file().clone()), group.column(leaf), rows, pages)?;

@@ -1,0 +1,239 @@
+//! What may be typed. Meaning is given to it by each command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::pipeline::plan::IndexPolicy;
+use crate::postgres::migrate::VectorType;
+
+/// Bulk-load embeddings into PostgreSQL + pgvector, every row exactly once
+#[derive(Debug, Parser)]
+#[command(
+    name = "vecload",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub(super) struct Arguments {
+    /// Options of all commands.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of all commands.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Global {
+    /// Database to connect to; else DATABASE_URL, the PG* variables, pipeline.toml, the embedded server
+    #[arg(long, global = true, value_name = "URL")]
+    pub db: Option<String>,
+    /// Target table, [SCHEMA.]NAME (default: chunks)
+    #[arg(long, global = true, value_name = "TABLE")]
+    pub table: Option<String>,
+    /// Configuration file (default: ./pipeline.toml, if it is there)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON object on stdout at the end; everything else goes to stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print errors and warnings only
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Print more of what happens; twice for details
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// How progress is shown: bars on a terminal, plain lines for logs
+    #[arg(long, global = true, value_enum, default_value_t = ProgressMode::Auto, value_name = "MODE")]
+    pub progress: ProgressMode,
+    /// Directory of PostgreSQL's programs for the embedded server
+    #[arg(long, global = true, value_name = "DIR")]
+    pub pg_bindir: Option<PathBuf>,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ProgressMode {
+    /// Bars on a terminal, else lines.
+    Auto,
+    /// A line now and then.
+    Plain,
+    /// None.
+    None,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Load Parquet files into the target table
+    Load(Box<LoadArguments>),
+    /// Create the target table, its indexes and the ledger; safe to run again
+    Migrate(MigrateArguments),
+    /// Load 20 sample chunks
+    Seed,
+    /// Find the nearest rows by cosine distance
+    Search(SearchArguments),
+    /// Show what was loaded; take a load back
+    Loads(LoadsArguments),
+    /// Run vecload's own PostgreSQL server
+    Db(DbArguments),
+}
+
+/// `vecload load`
+#[derive(Debug, Args)]
+pub(super) struct LoadArguments {
+    /// Files, directories or globs
+    #[arg(required = true, value_name = "SOURCE")]
+    pub sources: Vec<String>,
+    /// Fill a target column from a source column of another name
+    #[arg(long, value_name = "TARGET=COLUMN")]
+    pub map: Vec<String>,
+    /// Fill a target column with one value for all rows
+    #[arg(long, value_name = "TARGET=VALUE")]
+    pub set: Vec<String>,
+    /// A name for the load, shown by `vecload loads`
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Load sources once more that are loaded already
+    #[arg(long)]
+    pub again: bool,
+    /// Create the table if it is missing, with the source's dimension
+    #[arg(long)]
+    pub create: bool,
+    /// Load only the first N rows; without it, a later run goes on from there
+    #[arg(long, value_name = "N")]
+    pub limit: Option<String>,
+    /// Threads that read and encode (default: one per core)
+    #[arg(long, value_name = "N")]
+    pub lanes: Option<usize>,
+    /// Connections that write (default: one per core, from 2 to 8)
+    #[arg(long, value_name = "N")]
+    pub writers: Option<usize>,
+    /// Memory for all buffers (default: 512MiB)
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Rejected rows to put up with (default: 0)
+    #[arg(long, value_name = "N|P%|all")]
+    pub max_rejects: Option<String>,
+    /// What becomes of secondary indexes (default: auto)
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub index: Option<IndexPolicy>,
+}
+
+/// `vecload migrate`
+#[derive(Debug, Args)]
+pub(super) struct MigrateArguments {
+    /// Dimension of the embeddings (default: 1536)
+    #[arg(long, value_name = "N")]
+    pub dim: Option<usize>,
+    /// Type of the embeddings (default: vector)
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    pub vector_type: Option<VectorType>,
+    /// Shards of the table, where Citus is installed (default: 32)
+    #[arg(long, value_name = "N")]
+    pub shards: Option<u32>,
+    /// Build no index
+    #[arg(long)]
+    pub no_index: bool,
+    /// Only show what is there
+    #[arg(long)]
+    pub status: bool,
+}
+
+/// `vecload search`
+#[derive(Debug, Args)]
+pub(super) struct SearchArguments {
+    /// Search in one channel
+    #[arg(long, value_name = "ID", allow_negative_numbers = true)]
+    pub channel: Option<i64>,
+    /// Neighbours of the vector in a file: a JSON array, or raw little-endian 4-byte floats
+    #[arg(long, value_name = "FILE", group = "query")]
+    pub vector: Option<PathBuf>,
+    /// Neighbours of the row with this id
+    #[arg(long, value_name = "ID", group = "query", allow_negative_numbers = true)]
+    pub like: Option<i64>,
+    /// Neighbours of a random direction
+    #[arg(long, group = "query")]
+    pub random: bool,
+    /// Number of results (default: 10)
+    #[arg(short, value_name = "N")]
+    pub k: Option<u32>,
+    /// Only rows whose metadata has this value
+    #[arg(long = "where", value_name = "KEY=VALUE")]
+    pub conditions: Vec<String>,
+    /// How much of the HNSW index to look at (1 to 1000)
+    #[arg(long, value_name = "N")]
+    pub ef_search: Option<u32>,
+    /// Show the query plan
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// `vecload loads`
+#[derive(Debug, Args)]
+pub(super) struct LoadsArguments {
+    /// What to do; without it, list the loads.
+    #[command(subcommand)]
+    pub command: Option<LoadsCommand>,
+}
+
+/// What to do with loads.
+#[derive(Debug, Subcommand)]
+pub(super) enum LoadsCommand {
+    /// Show one load and its sources
+    Show {
+        /// The load
+        id: i64,
+    },
+    /// List the rejected rows of a load
+    Rejects {
+        /// The load
+        id: i64,
+        /// Write the whole rejected rows, read again from the source, to a .parquet or .csv file
+        #[arg(long, value_name = "OUT")]
+        rows: Option<PathBuf>,
+    },
+    /// Delete the rows of a load and forget it
+    Undo {
+        /// The load
+        id: i64,
+    },
+    /// Forget a load and leave its rows
+    Forget {
+        /// The load
+        id: i64,
+    },
+}
+
+/// `vecload db`
+#[derive(Debug, Args)]
+pub(super) struct DbArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: DbCommand,
+}
+
+/// What to do with the embedded server.
+#[derive(Debug, Subcommand)]
+pub(super) enum DbCommand {
+    /// Start it, if it does not run
+    Start {
+        /// Port on 127.0.0.1 (default: a free one)
+        #[arg(long, value_name = "PORT")]
+        port: Option<u16>,
+    },
+    /// Stop it
+    Stop,
+    /// Show whether it runs, and where
+    Status,
+    /// Print its connection URL
+    Url,
+    /// Open psql on it
+    Psql {
+        /// Arguments for psql
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}

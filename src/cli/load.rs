@@ -1,0 +1,269 @@
+//! `vecload load`
+
+use std::collections::BTreeMap;
+
+use super::args::LoadArguments;
+use super::printer::{Printer, grouped, shown_seconds};
+use super::progress::LoadProgress;
+use super::server::{Context, Server, key_value};
+use crate::config::sizes::{parse_count, parse_size, show_size};
+use crate::error::{Error, Result};
+use crate::pipeline::counters::Bottleneck;
+use crate::pipeline::load::{LoadOutcome, LoadRequest, load};
+use crate::pipeline::plan::LoadSettings;
+use crate::pipeline::preflight::Mapping;
+use crate::report::{self, LoadReport, LoadState};
+
+/// Writers by default: with one the server waits for the client between blocks; beyond eight, measurements
+/// on one machine gain nothing.
+const WRITERS: std::ops::RangeInclusive<usize> = 2..=8;
+
+/// Threads and connections that make no sense beyond.
+const LANES_MAX: usize = 256;
+
+/// Runs the command.
+pub(super) async fn run(context: &Context<'_>, arguments: LoadArguments) -> Result<u8> {
+    let request = request(context, arguments)?;
+    let server = context.server().await?;
+    run_request(context, &server, request).await
+}
+
+/// Runs a load and prints what came of it.
+pub(super) async fn run_request(
+    context: &Context<'_>,
+    server: &Server,
+    mut request: LoadRequest,
+) -> Result<u8> {
+    let printer = context.printer;
+    request.create |= server.is_embedded;
+    let progress = LoadProgress::new(printer);
+    let LoadOutcome { report, result } = load(request, &server.settings, &progress).await;
+    if let Some(report) = &report {
+        if printer.is_json() {
+            printer.json(report)?;
+        } else if result.is_ok() || report.rows.read > 0 {
+            print_report(printer, report);
+        }
+    }
+    result?;
+    let Some(report) = report else {
+        return Err(Error::bug("a load ended well without a report"));
+    };
+    if !printer.is_json() && report.state != LoadState::Limited {
+        suggest_search(context, server, &report).await;
+    }
+    Ok(if report.rows.rejected > 0 { 3 } else { 0 })
+}
+
+fn request(context: &Context<'_>, arguments: LoadArguments) -> Result<LoadRequest> {
+    let file = &context.file.load;
+    let cores = cores();
+    let count = |given: Option<usize>, file: usize, default: usize, name: &str| match given.unwrap_or(file) {
+        0 if given.is_some() => Err(Error::refused(format!("{name} 0")).hint("give at least 1")),
+        0 => Ok(default),
+        many if many > LANES_MAX => {
+            Err(Error::refused(format!("{name} {many}")).hint(format!("give at most {LANES_MAX}")))
+        }
+        some => Ok(some),
+    };
+    let pairs = |option: &str,
+                 texts: &[String],
+                 file: &BTreeMap<String, String>|
+     -> Result<BTreeMap<String, String>> {
+        let mut pairs = file.clone();
+        for text in texts {
+            let (key, value) = key_value(option, text)?;
+            pairs.insert(key, value);
+        }
+        Ok(pairs)
+    };
+    let mut mapping = Mapping {
+        map: pairs("--map", &arguments.map, &context.file.map)?,
+        set: pairs("--set", &arguments.set, &context.file.set)?,
+    };
+    // What is typed for a column replaces what the file says of it in the other way.
+    for text in &arguments.set {
+        mapping.map.retain(|target, _| {
+            arguments
+                .map
+                .iter()
+                .any(|map| map.starts_with(&format!("{target}=")))
+                || !text.starts_with(&format!("{target}="))
+        });
+    }
+    for text in &arguments.map {
+        mapping.set.retain(|target, _| {
+            arguments
+                .set
+                .iter()
+                .any(|set| set.starts_with(&format!("{target}=")))
+                || !text.starts_with(&format!("{target}="))
+        });
+    }
+    Ok(LoadRequest {
+        sources: arguments.sources,
+        table: context.table()?,
+        mapping,
+        name: arguments.name,
+        again: arguments.again,
+        create: arguments.create,
+        index: arguments.index.unwrap_or(file.index),
+        settings: LoadSettings {
+            lanes: count(arguments.lanes, file.lanes, cores, "--lanes")?,
+            writers: count(
+                arguments.writers,
+                file.writers,
+                cores.clamp(*WRITERS.start(), *WRITERS.end()),
+                "--writers",
+            )?,
+            memory: parse_size(arguments.memory.as_ref().unwrap_or(&file.memory))?,
+            max_rejects: arguments
+                .max_rejects
+                .as_ref()
+                .unwrap_or(&file.max_rejects)
+                .parse()?,
+            limit: arguments.limit.as_deref().map(parse_count).transpose()?,
+        },
+    })
+}
+
+/// Settings of a load without options.
+pub(super) fn default_settings(context: &Context<'_>) -> Result<LoadSettings> {
+    let file = &context.file.load;
+    Ok(LoadSettings {
+        lanes: 1,
+        writers: 1,
+        memory: parse_size(&file.memory)?,
+        max_rejects: file.max_rejects.parse()?,
+        limit: None,
+    })
+}
+
+fn print_report(printer: &Printer, report: &LoadReport) {
+    let rows = &report.rows;
+    let mut lines = vec![format!(
+        "load {} into {}: {}",
+        report.load,
+        report.table,
+        headline(report)
+    )];
+    let mut row = |name: &str, value: String| lines.push(format!("  {name:<16}{value}"));
+    row("rows read", grouped(rows.read));
+    row("loaded", grouped(rows.loaded));
+    if rows.already_loaded > 0 {
+        row("already loaded", grouped(rows.already_loaded));
+    }
+    row("rejected", grouped(rows.rejected));
+    if rows.loaded > 0 {
+        let megabytes = report.bytes.copied as f64 / 1e6;
+        row(
+            "speed",
+            format!(
+                "{} rows/s, {:.1} MB/s over {}",
+                grouped(report.rows_per_second as u64),
+                megabytes / report.load_seconds.max(0.001),
+                shown_seconds(report.load_seconds)
+            ),
+        );
+    }
+    if !report.index.built.is_empty() {
+        row(
+            "indexes",
+            format!(
+                "{} built in {}",
+                report.index.built.len(),
+                shown_seconds(report.index.seconds)
+            ),
+        );
+    }
+    row("time", shown_seconds(report.seconds));
+    row("peak memory", show_size(report.peak_rss_bytes));
+    if rows.loaded > 0 {
+        let stages = report.stages.iter();
+        let stages: Vec<String> = stages
+            .map(|stage| {
+                format!(
+                    "{} {:.2}+{:.2}",
+                    stage.name, stage.busy_seconds, stage.wait_seconds
+                )
+            })
+            .collect();
+        row(
+            "stages",
+            format!(
+                "{} s (working + waiting, {} lanes, {} writers)",
+                stages.join(", "),
+                report.lanes,
+                report.writers
+            ),
+        );
+        row("bottleneck", report.bottleneck.into());
+        let bottleneck = match report.bottleneck {
+            "source" => Bottleneck::Source,
+            "encode" => Bottleneck::Encode,
+            _ => Bottleneck::Server,
+        };
+        row(
+            "to go faster",
+            report::advice(bottleneck, report.lanes, report.writers, cores()),
+        );
+    }
+    for line in lines {
+        printer.say(&line);
+    }
+    if report.zero_vectors > 0 {
+        printer.warn(&format!(
+            "{} embeddings are all zeros: they are loaded, and an HNSW index by cosine distance leaves them out",
+            grouped(report.zero_vectors)
+        ));
+    }
+    if rows.rejected > 0 {
+        printer.warn(&format!(
+            "{} rows were rejected: vecload loads rejects {}",
+            grouped(rows.rejected),
+            report.load
+        ));
+    }
+}
+
+fn headline(report: &LoadReport) -> &'static str {
+    match report.state {
+        LoadState::Complete => "complete",
+        LoadState::Rejects => "complete, with rejects",
+        LoadState::Stopped => "stopped by rejects",
+        LoadState::Limited => "the rows asked for are in; the source has more",
+        LoadState::Failed => "failed; what was committed stays",
+        LoadState::Interrupted => "interrupted; what was committed stays",
+        LoadState::AlreadyLoaded => "already loaded",
+    }
+}
+
+/// A search that gives an answer on what was just loaded.
+async fn suggest_search(context: &Context<'_>, server: &Server, report: &LoadReport) {
+    let Ok(session) = server.connect("vecload load").await else {
+        return;
+    };
+    let Ok(table) = report.table.parse::<crate::postgres::QualifiedName>() else {
+        return;
+    };
+    let one = format!(
+        "select id::text, left(content, 60) from {} order by id limit 1",
+        table.sql()
+    );
+    // A table of another shape gets no suggestion.
+    if let Ok(Some(row)) = session.query_opt(&one, &[]).await {
+        let (id, content): (String, String) = (row.get(0), row.get(1));
+        let table = match context.global.table.as_deref() {
+            Some(table) => format!(" --table {table}"),
+            None => String::new(),
+        };
+        context.printer.say(&format!(
+            "try: vecload search{table} --like {id}    # like \"{content}\""
+        ));
+    }
+    session.close().await;
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+}

@@ -1,0 +1,156 @@
+//! `vecload loads`
+
+use serde_json::json;
+
+use super::args::{LoadsArguments, LoadsCommand};
+use super::printer::{grouped, shown_seconds};
+use super::rejected_rows;
+use super::server::Context;
+use crate::error::Result;
+use crate::ledger::{self, history};
+use crate::postgres::Session;
+
+/// Runs the command.
+pub(super) async fn run(context: &Context<'_>, arguments: LoadsArguments) -> Result<u8> {
+    let server = context.server().await?;
+    let mut session = server.connect("vecload loads").await?;
+    ledger::prepare(&mut session).await?;
+    match arguments.command {
+        None => list(context, &session).await?,
+        Some(LoadsCommand::Show { id }) => show(context, &session, id).await?,
+        Some(LoadsCommand::Rejects { id, rows }) => rejects(context, &session, id, rows).await?,
+        Some(LoadsCommand::Undo { id }) => {
+            let undone = history::undo(&mut session, id).await?;
+            match context.printer.is_json() {
+                true => context
+                    .printer
+                    .json(&json!({ "load": id, "deleted": undone.deleted, "gone": undone.gone }))?,
+                false => {
+                    let gone = match undone.gone {
+                        0 => String::new(),
+                        gone => format!("; {} were gone already", grouped(gone.unsigned_abs())),
+                    };
+                    let deleted = grouped(undone.deleted.unsigned_abs());
+                    context
+                        .printer
+                        .answer(&format!("load {id} is taken back: {deleted} rows deleted{gone}"))?;
+                }
+            }
+        }
+        Some(LoadsCommand::Forget { id }) => {
+            history::forget(&mut session, id).await?;
+            match context.printer.is_json() {
+                true => context.printer.json(&json!({ "load": id }))?,
+                false => context
+                    .printer
+                    .answer(&format!("load {id} is forgotten; its rows stay"))?,
+            }
+        }
+    }
+    session.close().await;
+    Ok(0)
+}
+
+async fn list(context: &Context<'_>, session: &Session) -> Result<()> {
+    let printer = context.printer;
+    let loads = history::list(session).await?;
+    if printer.is_json() {
+        return printer.json(&loads);
+    }
+    if loads.is_empty() {
+        printer.say("no loads yet");
+        return Ok(());
+    }
+    let mut table = printer.table(&[
+        "load", "name", "table", "state", "rows", "rejected", "sources", "runs", "started", "time", "rows/s",
+    ]);
+    for load in loads {
+        table.add_row([
+            load.load.to_string(),
+            load.name.unwrap_or_default(),
+            load.table,
+            load.state,
+            grouped(load.rows.unsigned_abs()),
+            grouped(load.rejected.unsigned_abs()),
+            load.sources.to_string(),
+            load.runs.to_string(),
+            load.started,
+            load.seconds.map(shown_seconds).unwrap_or_default(),
+            load.rows_per_second
+                .map(|rate| grouped(rate as u64))
+                .unwrap_or_default(),
+        ]);
+    }
+    printer.answer(&table.trim_fmt())
+}
+
+async fn show(context: &Context<'_>, session: &Session, id: i64) -> Result<()> {
+    let printer = context.printer;
+    let load = history::find(session, id).await?;
+    let sources = history::sources(session, id).await?;
+    if printer.is_json() {
+        return printer.json(&json!({ "load": load, "sources": sources }));
+    }
+    let name = load.name.map(|name| format!(" \"{name}\"")).unwrap_or_default();
+    printer.answer(&format!("load {id}{name} into {}: {}", load.table, load.state))?;
+    let row = |name: &str, value: String| printer.answer(&format!("  {name:<10}{value}"));
+    row("started", load.started)?;
+    row("runs", load.runs.to_string())?;
+    row("rows", grouped(load.rows.unsigned_abs()))?;
+    row("rejected", grouped(load.rejected.unsigned_abs()))?;
+    if let (Some(seconds), Some(rate)) = (load.seconds, load.rows_per_second) {
+        row(
+            "last run",
+            format!("{}, {} rows/s", shown_seconds(seconds), grouped(rate as u64)),
+        )?;
+    }
+    let mut table = printer.table(&["source", "state", "rows", "loaded", "rejected"]);
+    for source in sources {
+        let counts = [source.rows, source.loaded, source.rejected].map(|count| grouped(count.unsigned_abs()));
+        let [rows, loaded, rejected] = counts;
+        table.add_row([source.source, source.state, rows, loaded, rejected]);
+    }
+    printer.answer(&table.trim_fmt())
+}
+
+async fn rejects(
+    context: &Context<'_>,
+    session: &Session,
+    id: i64,
+    out: Option<std::path::PathBuf>,
+) -> Result<()> {
+    let printer = context.printer;
+    history::find(session, id).await?;
+    let rejects = history::rejects(session, id).await?;
+    if let Some(out) = out {
+        let count = rejects.len();
+        let path = out.clone();
+        let written = tokio::task::spawn_blocking(move || rejected_rows::write(&path, &rejects)).await;
+        written.map_err(|panic| crate::error::Error::bug("write rejected rows").because(panic))??;
+        printer.say(&format!(
+            "{} rejected rows written to {}",
+            grouped(count as u64),
+            out.display()
+        ));
+        return Ok(());
+    }
+    if printer.is_json() {
+        return printer.json(&rejects);
+    }
+    if rejects.is_empty() {
+        printer.say(&format!("load {id} rejected no row"));
+        return Ok(());
+    }
+    let mut table = printer.table(&["source", "row group", "row", "column", "reason", "value"]);
+    for reject in rejects {
+        table.add_row([
+            reject.source,
+            reject.unit.to_string(),
+            reject.row.to_string(),
+            reject.column,
+            reject.reason,
+            reject.excerpt,
+        ]);
+    }
+    printer.answer(&table.trim_fmt())
+}

@@ -1,0 +1,159 @@
+//! `vecload migrate`
+
+use serde::Serialize;
+
+use super::args::MigrateArguments;
+use super::progress::LoadProgress;
+use super::server::Context;
+use crate::error::{Error, Result};
+use crate::index;
+use crate::ledger;
+use crate::pipeline::load::Observer;
+use crate::postgres::catalog::{ServerVersions, Target};
+use crate::postgres::migrate::{TableSpec, migrate_target};
+
+#[derive(Serialize)]
+struct Status {
+    table: String,
+    exists: bool,
+    created: bool,
+    columns: Vec<String>,
+    indexes: Vec<String>,
+    distributed_by: Option<String>,
+    shards: Option<i64>,
+    ledger: Option<i64>,
+    server: ServerVersions,
+}
+
+/// Runs the command.
+pub(super) async fn run(context: &Context<'_>, arguments: MigrateArguments) -> Result<u8> {
+    let printer = context.printer;
+    let server = context.server().await?;
+    let mut session = server.connect("vecload migrate").await?;
+    let file = &context.file.migrate;
+    let name = context.table()?;
+    let mut created = false;
+    if !arguments.status {
+        let spec = TableSpec {
+            name: name.clone(),
+            dim: arguments.dim.unwrap_or(file.dim),
+            vector_type: arguments.vector_type.unwrap_or(file.vector_type),
+            shards: arguments.shards.unwrap_or(file.shards),
+        };
+        if spec.shards == 0 {
+            return Err(Error::refused("--shards 0").hint("give at least 1"));
+        }
+        if !arguments.no_index {
+            can_be_indexed(&spec)?;
+        }
+        let (target, now) = migrate_target(&session, &spec).await?;
+        created = now;
+        if !arguments.no_index {
+            let mut wanted = index::standard_indexes(&target, "embedding").indexes;
+            let present = index::secondary_indexes(&session, &target).await?;
+            wanted.retain(|index| !present.iter().any(|other| index::same_index(index, other)));
+            let watcher = server.connect("vecload migrate").await?;
+            let progress = LoadProgress::new(printer);
+            index::build(&session, &watcher, &target, &wanted, &|name, at| {
+                progress.indexing(name, at)
+            })
+            .await?;
+            progress.indexed();
+            watcher.close().await;
+        }
+        ledger::prepare(&mut session).await?;
+    }
+    let status = status(&session, &name, created).await?;
+    session.close().await;
+    if printer.is_json() {
+        printer.json(&status)?;
+    } else {
+        print(context, &status)?;
+    }
+    Ok(0)
+}
+
+/// Refuses before anything is made what could not be indexed after it.
+fn can_be_indexed(spec: &TableSpec) -> Result<()> {
+    use crate::postgres::migrate::VectorType;
+    use crate::postgres::types::TargetType;
+    let embedding = match spec.vector_type {
+        VectorType::Vector => TargetType::Vector(Some(spec.dim)),
+        VectorType::Halfvec => TargetType::Halfvec(Some(spec.dim)),
+    };
+    let planned = Target::standard(spec.name.clone(), embedding);
+    match index::standard_indexes(&planned, "embedding").without_hnsw {
+        Some(why) => Err(Error::refused(why).hint("give --no-index, or embeddings of fewer dimensions")),
+        None => Ok(()),
+    }
+}
+
+async fn status(
+    session: &crate::postgres::Session,
+    name: &crate::postgres::QualifiedName,
+    created: bool,
+) -> Result<Status> {
+    let target = Target::find(session, name).await?;
+    let indexes = match &target {
+        Some(target) => index::secondary_indexes(session, target).await?,
+        None => Vec::new(),
+    };
+    let columns = |target: &Target| {
+        target
+            .columns
+            .iter()
+            .map(|column| format!("{} {}", column.name, column.type_name))
+            .collect()
+    };
+    let distribution = target.as_ref().and_then(|target| target.citus.clone());
+    Ok(Status {
+        table: target
+            .as_ref()
+            .map_or(name.to_string(), |target| target.name.to_string()),
+        exists: target.is_some(),
+        created,
+        columns: target.as_ref().map(columns).unwrap_or_default(),
+        indexes: indexes.into_iter().map(|index| index.name).collect(),
+        distributed_by: distribution.as_ref().map(|citus| citus.column.clone()),
+        shards: distribution.map(|citus| citus.shards),
+        ledger: ledger::applied(session).await?,
+        server: ServerVersions::of(session).await?,
+    })
+}
+
+fn print(context: &Context<'_>, status: &Status) -> Result<()> {
+    let printer = context.printer;
+    let state = match (status.exists, status.created) {
+        (false, _) => "does not exist; vecload migrate creates it",
+        (true, true) => "created",
+        (true, false) => "is there",
+    };
+    printer.answer(&format!("table {} {state}", status.table))?;
+    let row = |name: &str, value: String| printer.answer(&format!("  {name:<14}{value}"));
+    if status.exists {
+        row("columns", status.columns.join(", "))?;
+        row(
+            "indexes",
+            if status.indexes.is_empty() {
+                "none".into()
+            } else {
+                status.indexes.join(", ")
+            },
+        )?;
+        match (&status.distributed_by, status.shards) {
+            (Some(column), Some(shards)) => row("distributed", format!("by {column}, {shards} shards"))?,
+            _ => row("distributed", "no".into())?,
+        }
+    }
+    row(
+        "ledger",
+        status
+            .ledger
+            .map_or("none yet".into(), |version| format!("version {version}")),
+    )?;
+    let server = &status.server;
+    let or_none = |version: &Option<String>| version.clone().unwrap_or_else(|| "none".into());
+    row("PostgreSQL", server.postgres.clone())?;
+    row("pgvector", or_none(&server.pgvector))?;
+    row("Citus", or_none(&server.citus))
+}

@@ -1,0 +1,261 @@
+//! Progress of a load: bars on a terminal, lines elsewhere. Only committed rows count.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle as BarStyle};
+use tokio::task::JoinHandle;
+
+use super::printer::{Printer, ProgressStyle, grouped, shown_seconds};
+use crate::index::BuildProgress;
+use crate::pipeline::load::{LoadView, Observer};
+
+const REDRAW_EVERY: Duration = Duration::from_millis(100);
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// The first line comes early: it shows that rows flow.
+const FIRST_LINE_AFTER: Duration = Duration::from_secs(2);
+
+/// The rate shown is that of about the last so many seconds.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
+
+/// Shows a load.
+pub(super) struct LoadProgress<'a> {
+    printer: &'a Printer,
+    bars: Arc<MultiProgress>,
+    ticker: Mutex<Option<JoinHandle<()>>>,
+    index: Mutex<Option<IndexLine>>,
+}
+
+struct IndexLine {
+    name: String,
+    bar: ProgressBar,
+    last_line: Instant,
+    started: Instant,
+}
+
+impl<'a> LoadProgress<'a> {
+    /// Nothing is shown yet.
+    pub(super) fn new(printer: &'a Printer) -> Self {
+        Self {
+            printer,
+            bars: Arc::new(MultiProgress::new()),
+            ticker: Mutex::new(None),
+            index: Mutex::new(None),
+        }
+    }
+}
+
+impl Observer for LoadProgress<'_> {
+    fn say(&self, line: &str) {
+        self.bars.suspend(|| self.printer.say(line));
+    }
+
+    fn warn(&self, line: &str) {
+        self.bars.suspend(|| self.printer.warn(line));
+    }
+
+    fn loading(&self, view: LoadView) {
+        let task = match self.printer.progress_style() {
+            ProgressStyle::Hidden => return,
+            ProgressStyle::Bars => tokio::spawn(draw_bars(view, Arc::clone(&self.bars))),
+            ProgressStyle::Lines => tokio::spawn(print_lines(view)),
+        };
+        *lock(&self.ticker) = Some(task);
+    }
+
+    fn loaded(&self) {
+        if let Some(task) = lock(&self.ticker).take() {
+            task.abort();
+        }
+        // The report tells the final figures.
+        if let Err(error) = self.bars.clear() {
+            tracing::debug!("clear the progress bars: {error}");
+        }
+    }
+
+    fn indexing(&self, name: &str, progress: Option<BuildProgress>) {
+        if self.printer.progress_style() == ProgressStyle::Hidden {
+            return;
+        }
+        let mut current = lock(&self.index);
+        if current.as_ref().is_none_or(|line| line.name != name) {
+            if let Some(done) = current.take() {
+                self.finish_index(&done);
+            }
+            let bar = match self.printer.progress_style() {
+                ProgressStyle::Bars => self.bars.add(ProgressBar::new(0)),
+                _ => ProgressBar::hidden(),
+            };
+            bar.set_style(style("{spinner} index {msg} {wide_bar} {percent:>3}%  {elapsed}"));
+            bar.set_message(name.to_string());
+            *current = Some(IndexLine {
+                name: name.into(),
+                bar,
+                last_line: Instant::now(),
+                started: Instant::now(),
+            });
+        }
+        let (Some(line), Some(progress)) = (current.as_mut(), progress) else {
+            return;
+        };
+        line.bar.set_length(progress.total.max(1));
+        line.bar.set_position(progress.done.min(progress.total));
+        line.bar.set_message(format!("{name}: {}", progress.phase));
+        if self.printer.progress_style() == ProgressStyle::Lines && line.last_line.elapsed() >= LINE_EVERY {
+            line.last_line = Instant::now();
+            let percent = progress.done * 100 / progress.total.max(1);
+            self.printer
+                .say(&format!("index {name}: {}, {percent} %", progress.phase));
+        }
+    }
+
+    fn indexed(&self) {
+        if let Some(done) = lock(&self.index).take() {
+            self.finish_index(&done);
+        }
+    }
+}
+
+impl LoadProgress<'_> {
+    fn finish_index(&self, line: &IndexLine) {
+        line.bar.finish_and_clear();
+        self.say(&format!(
+            "built index {} in {}",
+            line.name,
+            shown_seconds(line.started.elapsed().as_secs_f64())
+        ));
+    }
+}
+
+/// Rows and bytes at some moment.
+#[derive(Clone, Copy)]
+struct Sample {
+    at: Instant,
+    rows: u64,
+    bytes: u64,
+}
+
+/// Rates over the last seconds.
+struct Rates {
+    samples: Vec<Sample>,
+}
+
+impl Rates {
+    fn start() -> Self {
+        Self {
+            samples: vec![Sample {
+                at: Instant::now(),
+                rows: 0,
+                bytes: 0,
+            }],
+        }
+    }
+
+    /// Rows and bytes per second.
+    fn next(&mut self, rows: u64, bytes: u64) -> (f64, f64) {
+        let now = Sample {
+            at: Instant::now(),
+            rows,
+            bytes,
+        };
+        self.samples.push(now);
+        let old = self
+            .samples
+            .iter()
+            .rposition(|sample| now.at - sample.at > RATE_WINDOW)
+            .unwrap_or(0);
+        self.samples.drain(..old);
+        let from = self.samples[0];
+        let seconds = (now.at - from.at).as_secs_f64().max(0.001);
+        (
+            (rows - from.rows) as f64 / seconds,
+            (bytes - from.bytes) as f64 / seconds,
+        )
+    }
+}
+
+struct Glance {
+    done: u64,
+    rejected: u64,
+    line: String,
+    eta: Option<f64>,
+}
+
+fn glance(view: &LoadView, rates: &mut Rates) -> Glance {
+    let written = view.counters.write.totals();
+    let rejected = view.counters.rejected.load(Ordering::Relaxed);
+    let (rows_per_second, bytes_per_second) = rates.next(written.rows, written.bytes);
+    let done = (view.rows_before + written.rows + rejected).min(view.rows);
+    let left = view.rows - done;
+    let eta = (rows_per_second > 0.0).then(|| left as f64 / rows_per_second);
+    let line = format!(
+        "{} rows/s  {:.1} MB/s  bottleneck: {}",
+        grouped(rows_per_second.round() as u64),
+        bytes_per_second / 1e6,
+        view.counters.bottleneck().name()
+    );
+    Glance {
+        done,
+        rejected,
+        line,
+        eta,
+    }
+}
+
+async fn draw_bars(view: LoadView, bars: Arc<MultiProgress>) {
+    let rows = bars.add(ProgressBar::new(view.rows.max(1)));
+    rows.set_style(style("{wide_bar} {human_pos} of {human_len} rows {percent:>3}%"));
+    let figures = bars.add(ProgressBar::new_spinner());
+    figures.set_style(style("{msg}"));
+    let mut rates = Rates::start();
+    loop {
+        let now = glance(&view, &mut rates);
+        rows.set_position(now.done);
+        let eta = now
+            .eta
+            .map_or(String::new(), |eta| format!("  ETA {}", shown_seconds(eta)));
+        let rejects = if now.rejected > 0 {
+            format!("  rejected: {}", grouped(now.rejected))
+        } else {
+            String::new()
+        };
+        figures.set_message(format!("{}{eta}{rejects}", now.line));
+        tokio::time::sleep(REDRAW_EVERY).await;
+    }
+}
+
+async fn print_lines(view: LoadView) {
+    let mut rates = Rates::start();
+    tokio::time::sleep(FIRST_LINE_AFTER).await;
+    loop {
+        let now = glance(&view, &mut rates);
+        let percent = if view.rows > 0 {
+            now.done as f64 * 100.0 / view.rows as f64
+        } else {
+            100.0
+        };
+        let eta = now.eta.map_or("unknown".into(), shown_seconds);
+        let line = format!(
+            "{} of {} rows ({percent:.1} %)  {}  ETA {eta}  rejected: {}",
+            grouped(now.done),
+            grouped(view.rows),
+            now.line,
+            grouped(now.rejected)
+        );
+        drop(std::io::Write::write_all(
+            &mut std::io::stderr().lock(),
+            format!("{line}\n").as_bytes(),
+        ));
+        tokio::time::sleep(LINE_EVERY).await;
+    }
+}
+
+fn style(template: &str) -> BarStyle {
+    BarStyle::with_template(template).unwrap_or_else(|_| BarStyle::default_bar())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

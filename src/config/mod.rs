@@ -1,0 +1,4 @@
+//! `pipeline.toml`, sizes and counts.
+
+pub mod file;
+pub mod sizes;

@@ -1,0 +1,172 @@
+//! The end of a load: the balance from the ledger decides what may be called done.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::counters::Counters;
+use super::load::{LoadOutcome, Prepared, at_least_a_millisecond, blocking};
+use crate::error::{Error, Kind, Result};
+use crate::ledger::generations;
+use crate::ledger::settle::{balance, complete_source, finish_load};
+use crate::postgres::catalog::Target;
+use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
+use crate::route::Endpoint;
+use crate::source::fingerprint::full_hash;
+use crate::source::parquet::PositionedFile;
+
+/// Marks sources as complete whose rows are all committed or recorded, and fails if rows are missing
+/// without reason.
+pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
+    if load.claim.run.is_none() {
+        return Ok(());
+    }
+    let ids = load.source_ids();
+    let (balances, _) = balance(&load.control, &ids, None).await?;
+    let mut left = load.plan.settings.limit.unwrap_or(u64::MAX);
+    for (source, claimed) in load.plan.sources.iter().zip(&load.claim.sources) {
+        let found = balances.get(&claimed.source_id).copied().unwrap_or_default();
+        let rows = source.rows();
+        let wanted = left.min(rows);
+        left -= wanted;
+        let found_rows = found.loaded + found.rejected;
+        if found_rows > rows || found_rows < wanted {
+            return Err(Error::bug(format!(
+                "the ledger has {} loaded and {} rejected rows of {}, which has {rows}, and {wanted} were asked for",
+                found.loaded,
+                found.rejected,
+                source.path.display()
+            )));
+        }
+        if found_rows == rows && !claimed.is_complete {
+            let path = source.path.clone();
+            let hash =
+                blocking(move || PositionedFile::open(&path).and_then(|file| full_hash(&file))).await?;
+            complete_source(&load.control, claimed.source_id, &hash).await?;
+        }
+    }
+    // Another session may have truncated the table meanwhile.
+    let now = Target::find(&load.control, &load.plan.target.name)
+        .await?
+        .filter(|now| now.oid == load.plan.target.oid);
+    let Some(now) = now else {
+        return Err(Error::failed(format!(
+            "table {} was dropped or replaced during the load",
+            load.plan.target.name
+        ))
+        .hint("load again; the ledger counts for the table that is gone"));
+    };
+    let id_column = load.plan.ids.as_ref().map(|ids| ids.column.as_str());
+    generations::check(&load.control, &now, id_column, &ids).await
+}
+
+/// Records how the load ended and writes its report.
+pub(super) async fn settle(
+    load: Prepared,
+    outcome: Result<()>,
+    counters: &Counters,
+    load_time: Duration,
+    (built, index_time): (Vec<String>, Duration),
+) -> LoadOutcome {
+    let rows = match count_rows(&load).await {
+        Ok(rows) => rows,
+        // The server is gone; what it had last told stands.
+        Err(error) => {
+            tracing::debug!("no balance: {error}");
+            let written = counters.write.totals().rows;
+            let before: u64 = load
+                .claim
+                .sources
+                .iter()
+                .map(|source| source.coverage.rows())
+                .sum();
+            let rejects: u64 = load
+                .claim
+                .sources
+                .iter()
+                .map(|source| source.coverage.rejects())
+                .sum();
+            let rejected = rejects + counters.rejected.load(Ordering::Relaxed);
+            RowCounts {
+                read: written + before + rejected,
+                loaded: written,
+                rejected,
+                already_loaded: before,
+            }
+        }
+    };
+    let all: u64 = load
+        .plan
+        .sources
+        .iter()
+        .map(super::plan::PlannedSource::rows)
+        .sum();
+    let state = match &outcome {
+        Err(error) => match error.kind() {
+            Kind::Interrupted => LoadState::Interrupted,
+            Kind::RejectLimit => LoadState::Stopped,
+            _ => LoadState::Failed,
+        },
+        Ok(()) if load.claim.run.is_none() => LoadState::AlreadyLoaded,
+        Ok(()) if rows.read < all => LoadState::Limited,
+        Ok(()) if rows.rejected > 0 => LoadState::Rejects,
+        Ok(()) => LoadState::Complete,
+    };
+    let (_, route) = Endpoint::of(&load.plan.target, &load.plan.copy_columns);
+    let written = counters.write.totals();
+    let report = LoadReport {
+        load: load.claim.load_id,
+        name: load.name.clone(),
+        state,
+        rows,
+        bytes: ByteCounts {
+            read: counters.read.totals().bytes,
+            copied: written.bytes,
+        },
+        seconds: report::seconds(load.started.elapsed()),
+        rows_per_second: (rows.loaded as f64 / at_least_a_millisecond(load_time).as_secs_f64()).round(),
+        peak_rss_bytes: report::peak_rss_bytes(),
+        lanes: load.plan.settings.lanes,
+        writers: load.plan.settings.writers,
+        route,
+        bottleneck: counters.bottleneck().name(),
+        stages: report::stages(counters),
+        index: IndexReport {
+            policy: load.index.name().into(),
+            built,
+            seconds: report::seconds(index_time),
+        },
+        server: load.versions.clone(),
+        zero_vectors: counters.zero_vectors.load(Ordering::Relaxed),
+        load_seconds: report::seconds(load_time),
+        table: load.plan.target.name.to_string(),
+    };
+    let recorded = record(&load, &report).await;
+    let result = match (outcome, recorded) {
+        (Err(first), _) => Err(first),
+        (Ok(()), recorded) => recorded,
+    };
+    load.control.close().await;
+    LoadOutcome {
+        report: Some(report),
+        result,
+    }
+}
+
+async fn record(load: &Prepared, report: &LoadReport) -> Result<()> {
+    let Some(run) = load.claim.run else { return Ok(()) };
+    let json = serde_json::to_value(report).map_err(|error| Error::bug("write the report").because(error))?;
+    finish_load(&load.control, run.load_id, run.token, report.state.name(), &json).await
+}
+
+async fn count_rows(load: &Prepared) -> Result<RowCounts> {
+    let run = load.claim.run.map(|run| (run.load_id, run.run));
+    let (balances, loaded) = balance(&load.control, &load.source_ids(), run).await?;
+    let committed: u64 = balances.values().map(|balance| balance.loaded).sum();
+    let rejected = balances.values().map(|balance| balance.rejected).sum();
+    Ok(RowCounts {
+        read: committed + rejected,
+        loaded,
+        rejected,
+        already_loaded: committed - loaded.min(committed),
+    })
+}

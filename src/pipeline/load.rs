@@ -1,0 +1,478 @@
+//! A load from its request to its report: preflight, claim, attempt, balance, indexes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::counters::Counters;
+use super::plan::{IndexPolicy, LoadPlan, LoadSettings, MEMORY_MIN};
+use super::preflight::{self, Mapping};
+use super::stop::Stop;
+use super::verdict::RejectLimit;
+use super::{Attempt, finish};
+use crate::error::{Error, Kind, Result};
+use crate::index::{self, BuildProgress, IndexDefinition};
+use crate::ledger::claim::{Claim, ClaimRequest, NamedSource, claim};
+use crate::ledger::coverage::Coverage;
+use crate::ledger::settle::note_dropped_indexes;
+use crate::ledger::{self, generations};
+use crate::postgres::catalog::{ServerVersions, Target};
+use crate::postgres::migrate::{TableSpec, VectorType, migrate_target};
+use crate::postgres::types::TargetType;
+use crate::postgres::{ConnectSettings, QualifiedName, Session, SessionOptions};
+use crate::report::LoadReport;
+use crate::source::UnitPart;
+use crate::source::discover::discover;
+
+/// Shards of a table that a load creates where Citus is.
+const SHARDS: u32 = 32;
+
+/// The index plan of a load that found rows: it gives back the indexes that it dropped, and adds none.
+const REBUILD: &str = "rebuild";
+
+/// What the user asks for.
+#[derive(Debug, Clone)]
+pub struct LoadRequest {
+    /// Files, directories, globs.
+    pub sources: Vec<String>,
+    /// The target.
+    pub table: QualifiedName,
+    /// `--map` and `--set`.
+    pub mapping: Mapping,
+    /// `--name`.
+    pub name: Option<String>,
+    /// `--again`.
+    pub again: bool,
+    /// Create the table if it is missing.
+    pub create: bool,
+    /// `--index`.
+    pub index: IndexPolicy,
+    /// Limits.
+    pub settings: LoadSettings,
+}
+
+/// What a load shows while it runs.
+pub trait Observer: Send + Sync {
+    /// A line for the user.
+    fn say(&self, line: &str);
+    /// A line that the user should not miss.
+    fn warn(&self, line: &str);
+    /// Rows begin to flow.
+    fn loading(&self, view: LoadView);
+    /// Rows have ended, well or not.
+    fn loaded(&self);
+    /// An index is being built.
+    fn indexing(&self, name: &str, progress: Option<BuildProgress>);
+    /// All indexes are built, or the load ended.
+    fn indexed(&self);
+}
+
+/// What a progress display needs.
+#[derive(Debug, Clone)]
+pub struct LoadView {
+    /// The books.
+    pub counters: Arc<Counters>,
+    /// Rows that the command asks for.
+    pub rows: u64,
+    /// Of these, rows that earlier runs committed or rejected.
+    pub rows_before: u64,
+}
+
+/// A finished load: its report, and the error that ended it, if one did.
+#[derive(Debug)]
+pub struct LoadOutcome {
+    /// The report; none if the load was refused before it began.
+    pub report: Option<LoadReport>,
+    /// How it ended.
+    pub result: Result<()>,
+}
+
+/// Runs a load.
+pub async fn load(request: LoadRequest, connect: &ConnectSettings, observer: &dyn Observer) -> LoadOutcome {
+    match prepare(request, connect, observer).await {
+        Ok(prepared) => prepared.run(connect, observer).await,
+        Err(error) => LoadOutcome {
+            report: None,
+            result: Err(error),
+        },
+    }
+}
+
+/// A load whose sources are claimed.
+pub(super) struct Prepared {
+    pub(super) control: Session,
+    pub(super) plan: Arc<LoadPlan>,
+    pub(super) claim: Claim,
+    pub(super) index: IndexPolicy,
+    pub(super) versions: ServerVersions,
+    pub(super) name: Option<String>,
+    pub(super) started: Instant,
+}
+
+async fn prepare(
+    request: LoadRequest,
+    connect: &ConnectSettings,
+    observer: &dyn Observer,
+) -> Result<Prepared> {
+    let started = Instant::now();
+    if request.settings.memory < MEMORY_MIN {
+        return Err(Error::refused(format!(
+            "--memory {} bytes is too little",
+            request.settings.memory
+        ))
+        .hint(format!("give at least {}MiB", MEMORY_MIN >> 20)));
+    }
+    let found = discover(&request.sources)?;
+    for path in &found.repeated {
+        observer.warn(&format!(
+            "{} is named more than once; it is loaded once",
+            path.display()
+        ));
+    }
+    let footer_bytes_max = request.settings.footer_bytes_max();
+    let sources = Arc::new(blocking(move || preflight::open_sources(found.files, footer_bytes_max)).await?);
+
+    let options = SessionOptions {
+        application_name: Some("vecload load".into()),
+        transaction_timeout: None,
+    };
+    let mut control = connect.connect(&options).await?;
+    let plan_for = |target: Target| {
+        let (sources, mapping, settings) = (
+            Arc::clone(&sources),
+            request.mapping.clone(),
+            request.settings.clone(),
+        );
+        blocking(move || preflight::plan(target, &sources, &mapping, settings))
+    };
+    let target = match Target::find(&control, &request.table).await? {
+        Some(target) => target,
+        None if request.create => {
+            let (opened, mapping) = (Arc::clone(&sources), request.mapping.clone());
+            let dim = blocking(move || preflight::source_dimension(&opened, &mapping)).await?;
+            let spec = TableSpec {
+                name: request.table.clone(),
+                dim,
+                vector_type: VectorType::Vector,
+                shards: SHARDS,
+            };
+            // The mapping is tried on the table as it will be, before it is made.
+            plan_for(Target::standard(spec.name.clone(), TargetType::Vector(Some(dim)))).await?;
+            let (target, _) = migrate_target(&control, &spec).await?;
+            observer.say(&format!(
+                "created table {} with embeddings of {dim} dimensions",
+                target.name
+            ));
+            target
+        }
+        None => {
+            return Err(Error::refused(format!("there is no table {} at {}", request.table, connect.describe())).hint(
+                "create it: vecload migrate --dim N; or let load create it with the source's dimension: --create",
+            ));
+        }
+    };
+    let plan = plan_for(target).await?;
+    let versions = ServerVersions::of(&control).await?;
+    ledger::prepare(&mut control).await?;
+
+    let index = match (request.index, plan.target.is_empty) {
+        (IndexPolicy::Auto, true) => IndexPolicy::Defer,
+        (IndexPolicy::Auto, false) => IndexPolicy::Keep,
+        (given, _) => given,
+    };
+    let index_plan = match index {
+        IndexPolicy::Defer if !plan.target.is_empty => REBUILD,
+        other => other.name(),
+    };
+    let claimed = claim(
+        &mut control,
+        &plan.target,
+        &claim_request(&plan, &request, index_plan),
+    )
+    .await?;
+    // A resumption finds rows in the table; what the load's first run decided still holds.
+    let index = match claimed.index_plan.as_str() {
+        "defer" | REBUILD if request.index == IndexPolicy::Auto => IndexPolicy::Defer,
+        "none" if request.index == IndexPolicy::Auto => IndexPolicy::None,
+        _ => index,
+    };
+    if claimed.resumed {
+        observer.say(&format!("going on with load {}", claimed.load_id));
+    }
+    Ok(Prepared {
+        control,
+        plan: Arc::new(plan),
+        claim: claimed,
+        index,
+        versions,
+        name: request.name,
+        started,
+    })
+}
+
+fn claim_request(plan: &LoadPlan, request: &LoadRequest, index_plan: &'static str) -> ClaimRequest {
+    let named = |source: &super::plan::PlannedSource| NamedSource {
+        path: source.path.clone(),
+        kind: "parquet",
+        fingerprint: source.fingerprint.clone(),
+        units: source.unit_rows.len() as u32,
+        rows: source.rows(),
+        recipe: source.recipe.clone(),
+    };
+    ClaimRequest {
+        name: request.name.clone(),
+        again: request.again,
+        index_plan,
+        sources: plan.sources.iter().map(named).collect(),
+    }
+}
+
+impl Prepared {
+    async fn run(self, connect: &ConnectSettings, observer: &dyn Observer) -> LoadOutcome {
+        let counters = Arc::new(Counters::default());
+        let budgets = Attempt::budgets(&self.plan);
+        let stop = Arc::new(Stop::new(vec![budgets.0.clone(), budgets.1.clone()]));
+        let signals = tokio::spawn(watch_signals(Arc::clone(&stop)));
+        let flowing = Instant::now();
+        let loaded = self.load_rows(connect, observer, &counters, &stop, budgets).await;
+        let load_time = flowing.elapsed();
+        let (outcome, built) = match loaded {
+            Ok(()) => self.after_rows(connect, observer, &stop).await,
+            Err(error) => (Err(error), Vec::new()),
+        };
+        signals.abort();
+        let index_time = flowing.elapsed() - load_time;
+        finish::settle(self, outcome, &counters, load_time, (built, index_time)).await
+    }
+
+    /// Brings all rows in that the command asks for and the ledger does not have.
+    async fn load_rows(
+        &self,
+        connect: &ConnectSettings,
+        observer: &dyn Observer,
+        counters: &Arc<Counters>,
+        stop: &Arc<Stop>,
+        budgets: (crate::memory::Budget, crate::memory::Budget),
+    ) -> Result<()> {
+        let id_column = self.plan.ids.as_ref().map(|ids| ids.column.as_str());
+        let source_ids = self.source_ids();
+        generations::check(&self.control, &self.plan.target, id_column, &source_ids).await?;
+        let Some(run) = self.claim.run else { return Ok(()) };
+
+        let (mut rows_before, mut rejects_before) = (0, 0);
+        for source in &self.claim.sources {
+            rows_before += source.coverage.rows() + source.coverage.rejects();
+            rejects_before += source.coverage.rejects();
+        }
+        let limit = Arc::new(RejectLimit::new(
+            self.plan.settings.max_rejects,
+            rows_before,
+            rejects_before,
+        ));
+        limit.check_known()?;
+        self.drop_indexes(observer).await?;
+
+        observer.loading(LoadView {
+            counters: Arc::clone(counters),
+            rows: self.plan.rows(),
+            rows_before,
+        });
+        let coverage: Arc<[Coverage]> = self
+            .claim
+            .sources
+            .iter()
+            .map(|source| source.coverage.clone())
+            .collect();
+        let attempt = Attempt {
+            plan: Arc::clone(&self.plan),
+            run,
+            source_ids: source_ids.into(),
+            parts: self.parts(),
+            coverage,
+            limit: Arc::clone(&limit),
+            counters: Arc::clone(counters),
+            connect: connect.clone(),
+        };
+        let outcome = attempt.execute(Arc::clone(stop), budgets).await;
+        observer.loaded();
+        outcome?;
+        limit.check_at_end()
+    }
+
+    /// Ledger ids of the plan's sources.
+    pub(super) fn source_ids(&self) -> Vec<i64> {
+        self.claim.sources.iter().map(|source| source.source_id).collect()
+    }
+
+    /// What is left to read: parts of incomplete units, as far as `--limit` goes.
+    fn parts(&self) -> Vec<UnitPart> {
+        let mut left = self.plan.settings.limit.unwrap_or(u64::MAX);
+        let mut parts = Vec::new();
+        for (source, claimed) in self.plan.sources.iter().zip(&self.claim.sources) {
+            for part in &source.parts {
+                let rows = left.min(part.rows.end - part.rows.start);
+                left -= rows;
+                let unit_rows = source.unit_rows[part.unit as usize];
+                if rows > 0 && !claimed.is_complete && !claimed.coverage.is_complete(part.unit, unit_rows) {
+                    parts.push(UnitPart {
+                        rows: part.rows.start..part.rows.start + rows,
+                        ..part.clone()
+                    });
+                }
+            }
+        }
+        parts
+    }
+
+    /// Drops secondary indexes that come back after the rows; the ledger knows them first.
+    async fn drop_indexes(&self, observer: &dyn Observer) -> Result<()> {
+        if self.index != IndexPolicy::Defer {
+            return Ok(());
+        }
+        let present = index::secondary_indexes(&self.control, &self.plan.target).await?;
+        if present.is_empty() {
+            return Ok(());
+        }
+        let mut definitions = self.claim.dropped_indexes.clone();
+        definitions.extend(present.iter().map(|index| index.sql.clone()));
+        definitions.sort();
+        definitions.dedup();
+        note_dropped_indexes(&self.control, self.claim.load_id, &definitions).await?;
+        let names: Vec<&str> = present.iter().map(|index| index.name.as_str()).collect();
+        observer.say(&format!("dropping {} until the rows are in", names.join(", ")));
+        index::drop_indexes(&self.control, &self.plan.target, &present).await
+    }
+
+    /// Completes the sources, then builds what was deferred.
+    async fn after_rows(
+        &self,
+        connect: &ConnectSettings,
+        observer: &dyn Observer,
+        stop: &Arc<Stop>,
+    ) -> (Result<()>, Vec<String>) {
+        if let Err(error) = finish::complete_sources(self).await {
+            return (Err(error), Vec::new());
+        }
+        if self.claim.run.is_none() || self.index != IndexPolicy::Defer {
+            return (Ok(()), Vec::new());
+        }
+        // A limited load goes on later; its indexes come with the last row.
+        let all: u64 = self
+            .plan
+            .sources
+            .iter()
+            .map(super::plan::PlannedSource::rows)
+            .sum();
+        if self.plan.rows() < all {
+            observer.say("indexes are built when the whole source is loaded");
+            return (Ok(()), Vec::new());
+        }
+        let mut built = Vec::new();
+        let result = self.build_indexes(connect, observer, stop, &mut built).await;
+        observer.indexed();
+        (result, built)
+    }
+
+    async fn build_indexes(
+        &self,
+        connect: &ConnectSettings,
+        observer: &dyn Observer,
+        stop: &Arc<Stop>,
+        built: &mut Vec<String>,
+    ) -> Result<()> {
+        let target = &self.plan.target;
+        let label = |what: &str| SessionOptions {
+            application_name: Some(format!("vecload load {} {what}", self.claim.load_id)),
+            transaction_timeout: None,
+        };
+        let session = connect
+            .connect(&label("index"))
+            .await
+            .map_err(|error| error.with_kind(Kind::Failed))?;
+        let noted = "select dropped_indexes from vecload.loads where load_id = $1";
+        let row = session.query_one(noted, &[&self.claim.load_id]).await;
+        let row = row.map_err(|error| session.error("read the dropped indexes from the ledger", error))?;
+        let mut wanted: Vec<IndexDefinition> = row
+            .get::<_, Vec<String>>(0)
+            .into_iter()
+            .filter_map(IndexDefinition::parse)
+            .collect();
+        // Only a table that was empty gets the standard ones; a user's table gets back what it had.
+        if self.claim.index_plan != REBUILD {
+            let standard = index::standard_indexes(target, &self.plan.embedding_column);
+            if let Some(why) = standard.without_hnsw {
+                observer.warn(&format!("no HNSW index: {why}"));
+            }
+            for index in standard.indexes {
+                if !wanted.iter().any(|other| index::same_index(other, &index)) {
+                    wanted.push(index);
+                }
+            }
+        }
+        let present = index::secondary_indexes(&session, target).await?;
+        wanted.retain(|index| !present.iter().any(|other| index::same_index(other, index)));
+        let watcher = connect
+            .connect(&label("watch"))
+            .await
+            .map_err(|error| error.with_kind(Kind::Failed))?;
+        let progress = |name: &str, progress: Option<BuildProgress>| observer.indexing(name, progress);
+        let outcome = tokio::select! {
+            outcome = index::build(&session, &watcher, target, &wanted, &progress) => outcome,
+            () = stop.stopping() => {
+                session.cancel().await?;
+                Err(stop.take().unwrap_or_else(|| Error::interrupted("interrupted")))
+            }
+        };
+        outcome?;
+        built.extend(wanted.into_iter().map(|index| index.name));
+        note_dropped_indexes(&session, self.claim.load_id, &[]).await?;
+        let analyze = format!("analyze {}", target.name.sql());
+        session
+            .batch_execute(&analyze)
+            .await
+            .map_err(|error| session.error(format!("analyze {}", target.name), error))?;
+        watcher.close().await;
+        session.close().await;
+        Ok(())
+    }
+}
+
+/// The first SIGINT or SIGTERM ends the load in order, the second at once.
+async fn watch_signals(stop: Arc<Stop>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    for round in 0.. {
+        let name = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        if round > 0 {
+            #[expect(
+                clippy::exit,
+                reason = "asked twice: open transactions are rolled back by the server"
+            )]
+            std::process::exit(130);
+        }
+        stop.because(
+            Error::interrupted(format!("interrupted by {name}"))
+                .hint("blocks in flight were committed or rolled back; run the same command again to go on"),
+        );
+    }
+}
+
+/// Runs file work off the runtime's threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|panic| Error::bug("a preparing task panicked").because(panic))?
+}
+
+/// A duration that is never zero, for rates.
+pub(super) fn at_least_a_millisecond(duration: Duration) -> Duration {
+    duration.max(Duration::from_millis(1))
+}
