@@ -2,7 +2,7 @@
 -- transaction as the rows they describe (docs/ledger.md).
 
 -- One row per load: a command and its resumptions.
-create table vecload.loads (
+create table vecload_ledger.loads (
     load_id bigint generated always as identity primary key,
     name text,
     target oid not null,
@@ -24,7 +24,7 @@ create table vecload.loads (
 );
 
 -- One row per source in a target; the same content twice in one command has two occurrences.
-create table vecload.sources (
+create table vecload_ledger.sources (
     source_id bigint generated always as identity primary key,
     target oid not null,
     fingerprint text not null,
@@ -38,14 +38,14 @@ create table vecload.sources (
     state text not null check (state in ('open', 'complete')),
     units integer not null,
     rows bigint not null,
-    load_id bigint not null references vecload.loads,
+    load_id bigint not null references vecload_ledger.loads,
     unique (target, fingerprint, occurrence)
 );
-create index on vecload.sources (load_id);
+create index on vecload_ledger.sources (load_id);
 
 -- One row per committed block; element i of the arrays is slice i: all accepted rows of that unit in that
 -- row range (inclusive) whose channel hash lies in that hash range (inclusive) are committed.
-create table vecload.blocks (
+create table vecload_ledger.blocks (
     load_id bigint not null,
     run integer not null,
     block integer not null,
@@ -65,11 +65,11 @@ create table vecload.blocks (
     committed_at timestamptz not null default clock_timestamp(),
     primary key (load_id, run, block)
 );
-create index on vecload.blocks using gin (source_ids);
+create index on vecload_ledger.blocks using gin (source_ids);
 
 -- Rejected rows, and the row ranges whose rejected rows are all recorded.
-create table vecload.rejects (
-    source_id bigint not null references vecload.sources on delete cascade,
+create table vecload_ledger.rejects (
+    source_id bigint not null references vecload_ledger.sources on delete cascade,
     unit integer not null,
     row bigint not null,
     line bigint,
@@ -81,10 +81,10 @@ create table vecload.rejects (
     rejected_at timestamptz not null default clock_timestamp(),
     primary key (source_id, unit, row)
 );
-create index on vecload.rejects (load_id);
+create index on vecload_ledger.rejects (load_id);
 
-create table vecload.reject_slices (
-    source_id bigint not null references vecload.sources on delete cascade,
+create table vecload_ledger.reject_slices (
+    source_id bigint not null references vecload_ledger.sources on delete cascade,
     unit integer not null,
     first_row bigint not null,
     last_row bigint not null,

@@ -34,9 +34,9 @@ impl BlockLedger {
     pub async fn prepare(client: &Client, run: Run, source_ids: std::sync::Arc<[i64]>) -> Result<Self> {
         let failed = |error| pg_error("prepare the ledger's statements", error);
         // The lock is shared, so writers don't wait for each other, and a takeover waits for them all.
-        let fence = "select token = $2 from vecload.loads where load_id = $1 for share";
+        let fence = "select token = $2 from vecload_ledger.loads where load_id = $1 for share";
         let insert =
-            "insert into vecload.blocks (load_id, run, block, target, relfilenode, rows, source_ids, units,
+            "insert into vecload_ledger.blocks (load_id, run, block, target, relfilenode, rows, source_ids, units,
                 first_rows, last_rows, hash_lows, hash_highs, slice_rows, id_firsts, id_lasts, checksum)
             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
         Ok(Self {

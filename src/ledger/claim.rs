@@ -230,7 +230,7 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
     }
     transaction
         .execute(
-            "update vecload.sources set load_id = $1 where source_id = any($2) and state = 'open'",
+            "update vecload_ledger.sources set load_id = $1 where source_id = any($2) and state = 'open'",
             &[&claim.load_id, &source_ids],
         )
         .await
@@ -268,7 +268,7 @@ async fn known_sources(
 ) -> Result<Vec<Known>> {
     let rows = transaction
         .query(
-            "select source_id, occurrence, state, recipe, modified_nanos, full_hash, load_id from vecload.sources
+            "select source_id, occurrence, state, recipe, modified_nanos, full_hash, load_id from vecload_ledger.sources
              where target = $1 and fingerprint = $2 order by occurrence",
             &[&target.oid, &source.fingerprint.content],
         )
@@ -352,7 +352,7 @@ async fn same_content(
     }
     transaction
         .execute(
-            "update vecload.sources set modified_nanos = $2 where source_id = $1",
+            "update vecload_ledger.sources set modified_nanos = $2 where source_id = $1",
             &[&known.source_id, &source.fingerprint.modified_nanos],
         )
         .await
@@ -369,7 +369,7 @@ async fn unchanged_since_interrupted(
     let name = absolute_name(&source.path);
     let row = transaction
         .query_opt(
-            "select load_id from vecload.sources where target = $1 and name = $2 and state = 'open' limit 1",
+            "select load_id from vecload_ledger.sources where target = $1 and name = $2 and state = 'open' limit 1",
             &[&target.oid, &name],
         )
         .await
@@ -413,7 +413,7 @@ async fn take_over(transaction: &Transaction<'_>, load_id: i64) -> Result<()> {
     // Waits for transactions that hold the token row, and turns away those that come to it later.
     transaction
         .execute(
-            "update vecload.loads set token = token + 1, state = case state when 'running' then 'failed' else state end
+            "update vecload_ledger.loads set token = token + 1, state = case state when 'running' then 'failed' else state end
              where load_id = $1",
             &[&load_id],
         )
@@ -426,7 +426,7 @@ async fn held(transaction: &Transaction<'_>, load_id: i64) -> Result<Error> {
     let row = transaction
         .query_one(
             "select host, process_id, to_char(run_started_at, 'YYYY-MM-DD HH24:MI:SS TZ') as since
-             from vecload.loads where load_id = $1",
+             from vecload_ledger.loads where load_id = $1",
             &[&load_id],
         )
         .await
@@ -451,7 +451,7 @@ async fn resumable(
     };
     let rows = transaction
         .query(
-            "select source_id from vecload.sources where load_id = $1 and state = 'open'",
+            "select source_id from vecload_ledger.sources where load_id = $1 and state = 'open'",
             &[&only],
         )
         .await
@@ -463,7 +463,7 @@ async fn resumable(
 async fn resume(transaction: &Transaction<'_>, load_id: i64) -> Result<Row> {
     transaction
         .query_one(
-            "update vecload.loads set state = 'running', runs = runs + 1, host = $2, process_id = $3, version = $4,
+            "update vecload_ledger.loads set state = 'running', runs = runs + 1, host = $2, process_id = $3, version = $4,
                  run_started_at = clock_timestamp(), finished_at = null
              where load_id = $1 returning load_id, runs, token, index_plan, dropped_indexes",
             &[&load_id, &host(), &process(), &env!("CARGO_PKG_VERSION")],
@@ -475,7 +475,7 @@ async fn resume(transaction: &Transaction<'_>, load_id: i64) -> Result<Row> {
 async fn insert_load(transaction: &Transaction<'_>, target: &Target, request: &ClaimRequest) -> Result<Row> {
     transaction
         .query_one(
-            "insert into vecload.loads (name, target, target_name, state, token, host, process_id, version, index_plan)
+            "insert into vecload_ledger.loads (name, target, target_name, state, token, host, process_id, version, index_plan)
              values ($1, $2, $3, 'running', 1, $4, $5, $6, $7)
              returning load_id, runs, token, index_plan, dropped_indexes",
             &[
@@ -501,7 +501,7 @@ async fn insert_source(
 ) -> Result<i64> {
     let row = transaction
         .query_one(
-            "insert into vecload.sources (target, fingerprint, occurrence, kind, name, size_bytes, modified_nanos,
+            "insert into vecload_ledger.sources (target, fingerprint, occurrence, kind, name, size_bytes, modified_nanos,
                  recipe, state, units, rows, load_id)
              values ($1, $2, $3, $4, $5, $6, $7, $8, 'open', $9, $10, $11) returning source_id",
             &[
@@ -530,7 +530,7 @@ async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result
     let unsigned = |row: &Row, column: &str| row.get::<_, i64>(column).cast_unsigned();
     let slices = client
         .query(
-            "select s.* from vecload.blocks b,
+            "select s.* from vecload_ledger.blocks b,
                  unnest(b.source_ids, b.units, b.first_rows, b.last_rows, b.hash_lows, b.hash_highs, b.slice_rows)
                      as s(source_id, unit, first_row, last_row, hash_low, hash_high, rows)
              where b.source_ids && $1::bigint[] and s.source_id = any($1)",
@@ -553,13 +553,13 @@ async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result
         );
     }
     let ranges =
-        "select source_id, unit, first_row, last_row from vecload.reject_slices where source_id = any($1)";
+        "select source_id, unit, first_row, last_row from vecload_ledger.reject_slices where source_id = any($1)";
     for row in client.query(ranges, &[&ids]).await.map_err(failed)? {
         let coverage = &mut sources[index[&row.get("source_id")]].coverage;
         let unit = row.get::<_, i32>("unit").cast_unsigned();
         coverage.add_reject_range(unit, unsigned(&row, "first_row"), unsigned(&row, "last_row"));
     }
-    let counts = "select source_id, unit, count(*) as rejects from vecload.rejects where source_id = any($1) group by 1, 2";
+    let counts = "select source_id, unit, count(*) as rejects from vecload_ledger.rejects where source_id = any($1) group by 1, 2";
     for row in client.query(counts, &[&ids]).await.map_err(failed)? {
         let coverage = &mut sources[index[&row.get("source_id")]].coverage;
         coverage.add_rejects(

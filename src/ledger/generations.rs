@@ -19,7 +19,7 @@ pub async fn check(
     let failed = |error| pg_error("compare the ledger with the table", error);
     let blocks = client
         .query(
-            "select load_id, run, block, rows, id_firsts, id_lasts from vecload.blocks
+            "select load_id, run, block, rows, id_firsts, id_lasts from vecload_ledger.blocks
              where source_ids && $1::bigint[] and relfilenode <> $2 order by load_id, run, block",
             &[&source_ids, &target.relfilenode],
         )

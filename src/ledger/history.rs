@@ -90,10 +90,10 @@ const SUMMARY_SQL: &str = "
         to_char(l.started_at, 'YYYY-MM-DD HH24:MI:SS') as started,
         extract(epoch from l.finished_at - l.run_started_at)::float8 as seconds,
         (l.report ->> 'rows_per_second')::float8 as rows_per_second,
-        (select coalesce(sum(b.rows), 0)::bigint from vecload.blocks b where b.load_id = l.load_id) as rows,
-        (select count(*) from vecload.rejects r where r.load_id = l.load_id) as rejected,
-        (select count(*) from vecload.sources s where s.load_id = l.load_id) as sources
-    from vecload.loads l";
+        (select coalesce(sum(b.rows), 0)::bigint from vecload_ledger.blocks b where b.load_id = l.load_id) as rows,
+        (select count(*) from vecload_ledger.rejects r where r.load_id = l.load_id) as rejected,
+        (select count(*) from vecload_ledger.sources s where s.load_id = l.load_id) as sources
+    from vecload_ledger.loads l";
 
 /// All loads, newest first.
 pub async fn list(client: &Client) -> Result<Vec<LoadSummary>> {
@@ -139,11 +139,11 @@ pub async fn sources(client: &Client, load_id: i64) -> Result<Vec<SourceSummary>
     let rows = client
         .query(
             "select s.name, s.state, s.rows, s.recipe,
-                 (select coalesce(sum(p.rows), 0)::bigint from vecload.blocks b,
+                 (select coalesce(sum(p.rows), 0)::bigint from vecload_ledger.blocks b,
                       unnest(b.source_ids, b.slice_rows) as p(source_id, rows)
                   where b.source_ids @> array[s.source_id] and p.source_id = s.source_id) as loaded,
-                 (select count(*) from vecload.rejects r where r.source_id = s.source_id) as rejected
-             from vecload.sources s where s.load_id = $1 order by s.source_id",
+                 (select count(*) from vecload_ledger.rejects r where r.source_id = s.source_id) as rejected
+             from vecload_ledger.sources s where s.load_id = $1 order by s.source_id",
             &[&load_id],
         )
         .await
@@ -164,7 +164,7 @@ pub async fn rejects(client: &Client, load_id: i64) -> Result<Vec<RejectRecord>>
     let rows = client
         .query(
             "select s.name, r.unit, r.row, r.line, r.column_name, r.class, r.reason, r.excerpt
-             from vecload.rejects r join vecload.sources s using (source_id)
+             from vecload_ledger.rejects r join vecload_ledger.sources s using (source_id)
              where r.load_id = $1 order by s.source_id, r.unit, r.row",
             &[&load_id],
         )
@@ -192,7 +192,7 @@ pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
     hold(client, load_id).await?;
     let target = client
         .query_opt(
-            "select n.nspname, c.relname from vecload.loads l join pg_class c on c.oid = l.target
+            "select n.nspname, c.relname from vecload_ledger.loads l join pg_class c on c.oid = l.target
              join pg_namespace n on n.oid = c.relnamespace where l.load_id = $1",
             &[&load_id],
         )
@@ -200,7 +200,7 @@ pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
         .map_err(failed)?;
     let table = target.map(|row| QualifiedName::new(Some(row.get(0)), row.get(1)));
     let without_ids =
-        "select count(*) from vecload.blocks where load_id = $1 and rows > 0 and id_firsts = '{}'";
+        "select count(*) from vecload_ledger.blocks where load_id = $1 and rows > 0 and id_firsts = '{}'";
     let without_ids: i64 = client
         .query_one(without_ids, &[&load_id])
         .await
@@ -212,13 +212,13 @@ pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
         ))
         .hint("delete the rows by a condition of your own, then: vecload loads forget"));
     }
-    let mark = "update vecload.loads set state = 'undoing', token = token + 1 where load_id = $1";
+    let mark = "update vecload_ledger.loads set state = 'undoing', token = token + 1 where load_id = $1";
     client.execute(mark, &[&load_id]).await.map_err(failed)?;
     let mut undone = Undone::default();
     loop {
         let transaction = client.transaction().await.map_err(failed)?;
-        let taken = "delete from vecload.blocks where (load_id, run, block) in (
-                select load_id, run, block from vecload.blocks where load_id = $1 order by run desc, block desc limit $2)
+        let taken = "delete from vecload_ledger.blocks where (load_id, run, block) in (
+                select load_id, run, block from vecload_ledger.blocks where load_id = $1 order by run desc, block desc limit $2)
             returning rows, id_firsts, id_lasts";
         let blocks = transaction
             .query(taken, &[&load_id, &UNDO_BLOCKS])
@@ -272,7 +272,7 @@ async fn id_column(
 ) -> Result<String> {
     let row = client
         .query_opt(
-            "select recipe ->> 'id_column' from vecload.sources where load_id = $1 limit 1",
+            "select recipe ->> 'id_column' from vecload_ledger.sources where load_id = $1 limit 1",
             &[&load_id],
         )
         .await
@@ -300,19 +300,19 @@ async fn forget_records(client: &mut Client, load_id: i64, state: &str) -> Resul
     let transaction = client.transaction().await.map_err(failed)?;
     // Blocks of other loads may hold slices of this load's sources, if it continued them.
     for statement in [
-        "delete from vecload.blocks where load_id = $1",
-        "delete from vecload.rejects where load_id = $1",
-        "delete from vecload.reject_slices where load_id = $1",
-        "update vecload.sources s set state = 'open' where load_id = $1",
-        "delete from vecload.sources s where load_id = $1
-            and not exists (select from vecload.blocks b where b.source_ids @> array[s.source_id])",
+        "delete from vecload_ledger.blocks where load_id = $1",
+        "delete from vecload_ledger.rejects where load_id = $1",
+        "delete from vecload_ledger.reject_slices where load_id = $1",
+        "update vecload_ledger.sources s set state = 'open' where load_id = $1",
+        "delete from vecload_ledger.sources s where load_id = $1
+            and not exists (select from vecload_ledger.blocks b where b.source_ids @> array[s.source_id])",
     ] {
         transaction
             .execute(statement, &[&load_id])
             .await
             .map_err(failed)?;
     }
-    let done = "update vecload.loads set state = $2, token = token + 1, finished_at = clock_timestamp() where load_id = $1";
+    let done = "update vecload_ledger.loads set state = $2, token = token + 1, finished_at = clock_timestamp() where load_id = $1";
     transaction
         .execute(done, &[&load_id, &state])
         .await

@@ -23,7 +23,7 @@ const ALIVE_LOCK: i32 = i32::from_be_bytes(*b"vecl");
 /// First key of the advisory lock that serialises starts in one target; the second is the table's OID.
 const START_LOCK: i32 = i32::from_be_bytes(*b"vecs");
 
-const HISTORY_TABLE: &str = "vecload.schema_history";
+const HISTORY_TABLE: &str = "vecload_ledger.schema_history";
 
 fn migrations() -> Result<Vec<refinery::Migration>> {
     let first = refinery::Migration::unapplied(
@@ -53,7 +53,7 @@ pub async fn prepare(client: &mut Client) -> Result<()> {
 }
 
 async fn migrate(client: &mut Client) -> Result<()> {
-    let schema = "select to_regnamespace('vecload') is not null";
+    let schema = "select to_regnamespace('vecload_ledger') is not null";
     let there: bool = client
         .query_one(schema, &[])
         .await
@@ -61,9 +61,9 @@ async fn migrate(client: &mut Client) -> Result<()> {
         .get(0);
     if !there {
         client
-            .batch_execute("create schema vecload")
+            .batch_execute("create schema vecload_ledger")
             .await
-            .map_err(|error| pg_error("create the ledger's schema, vecload", error))?;
+            .map_err(|error| pg_error("create the ledger's schema, vecload_ledger", error))?;
     }
     let mut runner = refinery::Runner::new(&migrations()?);
     runner.set_migration_table_name(HISTORY_TABLE);

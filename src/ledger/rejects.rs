@@ -41,7 +41,7 @@ pub async fn record(
             .collect();
         transaction
             .execute(
-                "insert into vecload.rejects (source_id, unit, row, load_id, column_name, class, reason, excerpt)
+                "insert into vecload_ledger.rejects (source_id, unit, row, load_id, column_name, class, reason, excerpt)
                  select $1, $2, r.row, $3, r.column_name, r.class, r.reason, r.excerpt
                  from unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[])
                      as r(row, column_name, class, reason, excerpt)
@@ -61,7 +61,7 @@ pub async fn record(
             .map_err(failed)?;
         transaction
             .execute(
-                "insert into vecload.reject_slices (source_id, unit, first_row, last_row, rejects, load_id)
+                "insert into vecload_ledger.reject_slices (source_id, unit, first_row, last_row, rejects, load_id)
                  values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
                 &[
                     &source_id,

@@ -25,19 +25,19 @@ pub async fn balance(
     let failed = |error| pg_error("read the balance from the ledger", error);
     let mut balances: HashMap<i64, SourceBalance> = HashMap::new();
     let loaded = "select s.source_id, sum(s.rows)::bigint as rows
-        from vecload.blocks b, unnest(b.source_ids, b.slice_rows) as s(source_id, rows)
+        from vecload_ledger.blocks b, unnest(b.source_ids, b.slice_rows) as s(source_id, rows)
         where b.source_ids && $1::bigint[] and s.source_id = any($1) group by 1";
     for row in client.query(loaded, &[&source_ids]).await.map_err(failed)? {
         balances.entry(row.get(0)).or_default().loaded = row.get::<_, i64>(1).cast_unsigned();
     }
-    let rejected = "select source_id, count(*) from vecload.rejects where source_id = any($1) group by 1";
+    let rejected = "select source_id, count(*) from vecload_ledger.rejects where source_id = any($1) group by 1";
     for row in client.query(rejected, &[&source_ids]).await.map_err(failed)? {
         balances.entry(row.get(0)).or_default().rejected = row.get::<_, i64>(1).cast_unsigned();
     }
     let by_run = match run {
         Some((load_id, run)) => {
             let sum =
-                "select coalesce(sum(rows), 0)::bigint from vecload.blocks where load_id = $1 and run = $2";
+                "select coalesce(sum(rows), 0)::bigint from vecload_ledger.blocks where load_id = $1 and run = $2";
             client
                 .query_one(sum, &[&load_id, &run])
                 .await
@@ -52,7 +52,7 @@ pub async fn balance(
 
 /// Marks a source complete and stores its full hash.
 pub async fn complete_source(client: &Client, source_id: i64, full_hash: &str) -> Result<()> {
-    let done = "update vecload.sources set state = 'complete', full_hash = $2 where source_id = $1 and state = 'open'";
+    let done = "update vecload_ledger.sources set state = 'complete', full_hash = $2 where source_id = $1 and state = 'open'";
     let updated = client.execute(done, &[&source_id, &full_hash]).await;
     updated
         .map(|_| ())
@@ -67,7 +67,7 @@ pub async fn finish_load(
     state: &str,
     report: &serde_json::Value,
 ) -> Result<()> {
-    let done = "update vecload.loads set state = $3, report = $4, finished_at = clock_timestamp()
+    let done = "update vecload_ledger.loads set state = $3, report = $4, finished_at = clock_timestamp()
         where load_id = $1 and token = $2";
     match client.execute(done, &[&load_id, &token, &state, report]).await {
         Ok(1) => Ok(()),
@@ -80,7 +80,7 @@ pub async fn finish_load(
 
 /// Notes index definitions before the indexes are dropped, and clears them when they are back.
 pub async fn note_dropped_indexes(client: &Client, load_id: i64, definitions: &[String]) -> Result<()> {
-    let note = "update vecload.loads set dropped_indexes = $2 where load_id = $1";
+    let note = "update vecload_ledger.loads set dropped_indexes = $2 where load_id = $1";
     let noted = client.execute(note, &[&load_id, &definitions]).await;
     noted
         .map(|_| ())

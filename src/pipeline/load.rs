@@ -388,7 +388,7 @@ impl Prepared {
             .connect(&label("index"))
             .await
             .map_err(|error| error.with_kind(Kind::Failed))?;
-        let noted = "select dropped_indexes from vecload.loads where load_id = $1";
+        let noted = "select dropped_indexes from vecload_ledger.loads where load_id = $1";
         let row = session.query_one(noted, &[&self.claim.load_id]).await;
         let row = row.map_err(|error| session.error("read the dropped indexes from the ledger", error))?;
         let mut wanted: Vec<IndexDefinition> = row
