@@ -7,6 +7,9 @@ use serde::de::IgnoredAny;
 const INTEGER_DIGITS_MAX: i64 = 131_072;
 const FRACTION_DIGITS_MAX: i64 = 16_383;
 
+/// Deeper nesting is beyond the server's stack at its default `max_stack_depth`, 2 MB.
+const DEPTH_MAX: usize = 10_000;
+
 /// Why the server's `jsonb` input would refuse `text`, or `None` if it would not.
 ///
 /// Syntax is serde_json's; what `jsonb` refuses beyond syntax is looked for in its strings and numbers.
@@ -17,9 +20,20 @@ pub fn refusal(text: &[u8]) -> Option<String> {
     if let Err(error) = serde_json::from_slice::<IgnoredAny>(text) {
         return Some(error.to_string());
     }
-    let mut at = 0;
+    let (mut at, mut depth) = (0, 0usize);
     while let Some(byte) = text.get(at) {
         at = match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > DEPTH_MAX {
+                    return Some(format!("nested deeper than {DEPTH_MAX} levels"));
+                }
+                at + 1
+            }
+            b']' | b'}' => {
+                depth = depth.saturating_sub(1);
+                at + 1
+            }
             b'"' => match string_end(text, at + 1) {
                 Ok(end) => end,
                 Err(why) => return Some(why),
@@ -127,12 +141,19 @@ mod tests {
     }
 
     #[test]
+    fn deep_nesting_passes_as_far_as_the_server_goes() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(refusal(nested(5_000).as_bytes()), None);
+        assert!(refusal(nested(20_000).as_bytes()).is_some_and(|why| why.contains("nested")));
+    }
+
+    #[test]
     fn what_jsonb_refuses_is_named() {
         for (text, why) in [
             ("{", "EOF"),
             ("", "EOF"),
             ("{'a':1}", "key"),
-            ("[1,]", "trailing comma"),
+            ("[1,]", "expected value"),
             ("\"\\u0000\"", "u0000"),
             ("\"\\ud800\"", "surrogate"),
             ("\"\\ud800x\\udc00\"", "surrogate"),

@@ -91,8 +91,12 @@ impl Batcher {
             rows,
             embeddings,
             columns,
+            unreadable,
         } = batch;
         let mut refused: BTreeMap<usize, (String, Reason, String)> = BTreeMap::new();
+        for (row, reason) in unreadable {
+            refused.insert(row, ("(any)".into(), reason, String::new()));
+        }
         let mut cells = Vec::with_capacity(self.columns.len());
         for column in &self.columns {
             cells.push(match &column.filling {

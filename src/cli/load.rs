@@ -197,6 +197,10 @@ fn print_report(printer: &Printer, report: &LoadReport) {
                 report.writers
             ),
         );
+        // In a second nothing settles that could be told apart.
+        if report.load_seconds < 1.0 {
+            return print_lines(printer, report, &lines);
+        }
         row("bottleneck", report.bottleneck.into());
         let bottleneck = match report.bottleneck {
             "source" => Bottleneck::Source,
@@ -208,8 +212,12 @@ fn print_report(printer: &Printer, report: &LoadReport) {
             report::advice(bottleneck, report.lanes, report.writers, cores()),
         );
     }
+    print_lines(printer, report, &lines);
+}
+
+fn print_lines(printer: &Printer, report: &LoadReport, lines: &[String]) {
     for line in lines {
-        printer.say(&line);
+        printer.say(line);
     }
     if report.zero_vectors > 0 {
         printer.warn(&format!(
@@ -217,10 +225,10 @@ fn print_report(printer: &Printer, report: &LoadReport) {
             grouped(report.zero_vectors)
         ));
     }
-    if rows.rejected > 0 {
+    if report.rows.rejected > 0 {
         printer.warn(&format!(
             "{} rows were rejected: vecload loads rejects {}",
-            grouped(rows.rejected),
+            grouped(report.rows.rejected),
             report.load
         ));
     }

@@ -552,8 +552,7 @@ async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result
             unsigned(row, "rows"),
         );
     }
-    let ranges =
-        "select source_id, unit, first_row, last_row from vecload_ledger.reject_slices where source_id = any($1)";
+    let ranges = "select source_id, unit, first_row, last_row from vecload_ledger.reject_slices where source_id = any($1)";
     for row in client.query(ranges, &[&ids]).await.map_err(failed)? {
         let coverage = &mut sources[index[&row.get("source_id")]].coverage;
         let unit = row.get::<_, i32>("unit").cast_unsigned();

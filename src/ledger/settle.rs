@@ -30,14 +30,14 @@ pub async fn balance(
     for row in client.query(loaded, &[&source_ids]).await.map_err(failed)? {
         balances.entry(row.get(0)).or_default().loaded = row.get::<_, i64>(1).cast_unsigned();
     }
-    let rejected = "select source_id, count(*) from vecload_ledger.rejects where source_id = any($1) group by 1";
+    let rejected =
+        "select source_id, count(*) from vecload_ledger.rejects where source_id = any($1) group by 1";
     for row in client.query(rejected, &[&source_ids]).await.map_err(failed)? {
         balances.entry(row.get(0)).or_default().rejected = row.get::<_, i64>(1).cast_unsigned();
     }
     let by_run = match run {
         Some((load_id, run)) => {
-            let sum =
-                "select coalesce(sum(rows), 0)::bigint from vecload_ledger.blocks where load_id = $1 and run = $2";
+            let sum = "select coalesce(sum(rows), 0)::bigint from vecload_ledger.blocks where load_id = $1 and run = $2";
             client
                 .query_one(sum, &[&load_id, &run])
                 .await

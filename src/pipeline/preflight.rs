@@ -480,7 +480,8 @@ fn dimensions(source: &OpenedSource, column: usize) -> Result<Vec<usize>> {
         }
         let file = Arc::new(ParquetFile::open(&source.path, usize::MAX)?);
         // Checks what the pages claim before they are decompressed.
-        file.page_bytes(unit as u32, &projection)?;
+        let refuse = |error: Error| error.with_kind(Kind::Refused);
+        file.page_bytes(unit as u32, &projection).map_err(refuse)?;
         let Some(part) = source
             .header
             .parts(0, unit as u32, &projection)
@@ -490,8 +491,8 @@ fn dimensions(source: &OpenedSource, column: usize) -> Result<Vec<usize>> {
             continue;
         };
         // Asked for no dimension, every readable embedding is a fault that tells its own.
-        let mut reader = PartReader::open(file, part, projection.clone(), PEEK_ROWS, 0)?;
-        let Some(batch) = reader.next_batch()? else {
+        let mut reader = PartReader::open(file, part, projection.clone(), PEEK_ROWS, 0).map_err(refuse)?;
+        let Some(batch) = reader.next_batch().map_err(refuse)? else {
             continue;
         };
         let found: Vec<usize> = batch

@@ -63,7 +63,11 @@ fn expand(argument: &str) -> Result<Vec<PathBuf>> {
 }
 
 fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
-    let paths = glob::glob(pattern).or_refused(|| format!("read the pattern {pattern}"))?;
+    let shell_like = glob::MatchOptions {
+        require_literal_leading_dot: true,
+        ..glob::MatchOptions::new()
+    };
+    let paths = glob::glob_with(pattern, shell_like).or_refused(|| format!("read the pattern {pattern}"))?;
     let mut files = Vec::new();
     for path in paths {
         let path = path.or_refused(|| format!("list what {pattern} matches"))?;

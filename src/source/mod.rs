@@ -41,8 +41,10 @@ pub struct SourceBatch {
     pub rows: usize,
     /// The embeddings.
     pub embeddings: Embeddings,
-    /// The other columns that are needed, in the order of [`crate::batch::SourceLayout`].
+    /// The other columns that are needed, in the order of the source's projection.
     pub columns: RecordBatch,
+    /// Rows whose columns could not be read at all, ascending, with the reason; they are null in `columns`.
+    pub unreadable: Vec<(usize, Reason)>,
 }
 
 /// Embeddings of a batch: `dim` floats for each row that has no fault, one row after another.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::datatypes::Schema;
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, RecordBatchReader, new_null_array};
+use arrow::compute::concat;
+use arrow::datatypes::{Field, Schema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
@@ -17,6 +18,7 @@ use super::lists::ListReader;
 use super::{ParquetFile, Projection, range_len};
 use crate::batch::convert::shown;
 use crate::batch::embedding;
+use crate::batch::reject::Reason;
 use crate::error::{Error, Result};
 use crate::source::{Embeddings, Origin, SourceBatch, UnitPart};
 
@@ -30,6 +32,8 @@ pub struct PartReader {
     /// Columns that Arrow's reader gives, and at which place of its batches each projected one is.
     columns: ParquetRecordBatchReader,
     places: Vec<usize>,
+    /// Top-level columns that Arrow's reader reads.
+    roots: Vec<usize>,
     embedding: EmbeddingColumn,
     position: u64,
     spare: Vec<f32>,
@@ -88,6 +92,7 @@ impl PartReader {
             dim,
             columns,
             places,
+            roots: order,
             embedding,
             position,
             spare: Vec::new(),
@@ -101,13 +106,17 @@ impl PartReader {
             return Ok(None);
         }
         let rows = self.batch_rows.min(usize::try_from(left).unwrap_or(usize::MAX));
-        let batch = guarded(|| match self.columns.next() {
+        let read = guarded(|| match self.columns.next() {
             Some(batch) => batch.map_err(ParquetError::from),
             None => Err(ParquetError::EOF(
                 "the columns end before the row group does".into(),
             )),
-        })
-        .map_err(|error| self.damaged("its columns", error))?;
+        });
+        let (batch, unreadable) = match read {
+            Ok(batch) => (batch, Vec::new()),
+            Err(error) if is_utf8_error(&error) => self.salvage(rows)?,
+            Err(error) => return Err(self.damaged("its columns", error)),
+        };
         if batch.num_rows() != rows {
             let short = ParquetError::EOF(format!("{} rows instead of {rows}", batch.num_rows()));
             return Err(self.damaged("its columns", short));
@@ -144,7 +153,60 @@ impl PartReader {
             rows,
             embeddings,
             columns: self.projected(&batch)?,
+            unreadable,
         }))
+    }
+
+    /// Reads the next rows one by one, because text within a nested column is not UTF-8 in some of them
+    /// (Arrow's reader checks such text and then gives none of the batch). Rows that can't be read are null.
+    fn salvage(&mut self, rows: usize) -> Result<(RecordBatch, Vec<(usize, Reason)>)> {
+        let schema = self.columns.schema();
+        let end = self.position + rows as u64;
+        let mut unreadable = Vec::new();
+        let mut single = Vec::with_capacity(rows);
+        for row in 0..rows {
+            let at = self.position + row as u64;
+            let one = UnitPart {
+                rows: at..at + 1,
+                ..self.part.clone()
+            };
+            let read = guarded(
+                || match columns_reader(&self.file, &one, &self.roots, 1)?.next() {
+                    Some(batch) => batch.map_err(ParquetError::from),
+                    None => Err(ParquetError::EOF(
+                        "the columns end before the row group does".into(),
+                    )),
+                },
+            );
+            single.push(match read {
+                Ok(batch) => batch,
+                Err(error) if is_utf8_error(&error) => {
+                    unreadable.push((row, Reason::InvalidUtf8));
+                    null_row(&schema)?
+                }
+                Err(error) => return Err(self.damaged("its columns", error)),
+            });
+        }
+        // The reader that failed can't go on; another one starts behind these rows.
+        let rest = UnitPart {
+            rows: end..self.part.rows.end,
+            ..self.part.clone()
+        };
+        let columns = guarded(|| columns_reader(&self.file, &rest, &self.roots, self.batch_rows));
+        self.columns = columns.map_err(|error| self.damaged("its columns", error))?;
+        let nullable = single.first().map_or(schema, RecordBatch::schema);
+        let columns = (0..nullable.fields().len())
+            .map(|column| {
+                concat(
+                    &single
+                        .iter()
+                        .map(|batch| batch.column(column).as_ref())
+                        .collect::<Vec<_>>(),
+                )
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Error::bug("join rows read one by one").because(error))?;
+        Ok((batch_of(&nullable, columns, rows)?, unreadable))
     }
 
     /// Takes back the buffer of a batch that has been encoded, for the next one.
@@ -163,9 +225,7 @@ impl PartReader {
             .iter()
             .map(|place| batch.schema().field(*place).clone())
             .collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
-            .map_err(|error| Error::bug("order the columns of a batch").because(error))
+        batch_of(&Schema::new(fields), arrays, batch.num_rows())
     }
 
     fn damaged(&self, place: &str, error: ParquetError) -> Error {
@@ -173,6 +233,34 @@ impl PartReader {
         let rows = format!("rows {} to {}, {place}", self.position, end.saturating_sub(1));
         self.file.damaged(self.part.unit, &rows).because(error)
     }
+}
+
+/// Whether Arrow's reader refused text that is not UTF-8; its errors have no kind for it.
+fn is_utf8_error(error: &ParquetError) -> bool {
+    let text = error.to_string().to_ascii_lowercase();
+    text.contains("utf-8") || text.contains("utf8")
+}
+
+/// A row of nulls.
+fn null_row(schema: &Schema) -> Result<RecordBatch> {
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| new_null_array(field.data_type(), 1))
+        .collect();
+    batch_of(schema, columns, 1)
+}
+
+/// A batch whose columns may all hold nulls.
+fn batch_of(schema: &Schema, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+        .map_err(|error| Error::bug("put a batch together").because(error))
 }
 
 /// Reads whole rows of a row group by their numbers, ascending; text as bytes.

@@ -1,0 +1,378 @@
+//! The PostgreSQL server of the tests, one database for each test, and the sessions that tests ask questions with.
+//!
+//! The first test process starts a server through `vecload::embedded`, or takes the one that `VECLOAD_TEST_URL`
+//! names. Every test process holds a shared lock on a file while it lives; the kernel gives it back however the
+//! process ends. A detached watchdog, this same binary, waits until it has the lock alone and stops the server.
+
+use std::cell::Cell;
+use std::fs::{File, OpenOptions};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use tokio::runtime::Runtime;
+use tokio_postgres::types::{FromSqlOwned, ToSql};
+use tokio_postgres::{Client, Config, NoTls, Row};
+use vecload::embedded::{EmbeddedOptions, EmbeddedServer};
+
+/// Names an existing server, `postgresql://user@host/database`, whose user may create databases and roles.
+const URL_VARIABLE: &str = "VECLOAD_TEST_URL";
+/// Makes this binary the watchdog.
+const WATCHDOG_VARIABLE: &str = "VECLOAD_IT_WATCHDOG";
+/// Between two processes of nextest nobody may hold the lock for a moment.
+const WATCHDOG_GRACE: Duration = Duration::from_secs(4);
+/// Longest wait for anything that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The schema of the ledger.
+pub(crate) const LEDGER: &str = "vecload_ledger";
+
+/// The server of this test run.
+pub(crate) struct Server {
+    /// Everything of its URL before the database's name, and after it.
+    before: String,
+    after: String,
+    template: String,
+    /// Held until the process ends.
+    _in_use: Option<File>,
+}
+
+/// The server; started if this is the first test.
+pub(crate) fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| match std::env::var(URL_VARIABLE) {
+        Ok(url) => Server::at(&url, None),
+        Err(_) => Server::start(),
+    })
+}
+
+/// Where the server and its locks are kept between runs.
+fn home() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("it-server")
+}
+
+fn options() -> EmbeddedOptions {
+    let setting = |name: &str, value: &str| (name.to_string(), value.to_string());
+    EmbeddedOptions {
+        dir: home(),
+        extra_settings: vec![
+            setting("max_connections", "200"),
+            setting("shared_buffers", "256MB"),
+            setting("maintenance_work_mem", "64MB"),
+            setting("max_wal_size", "2GB"),
+            // No test kills this server, so nothing has to survive that.
+            setting("fsync", "off"),
+            setting("full_page_writes", "off"),
+        ],
+        ..EmbeddedOptions::default()
+    }
+}
+
+fn lock_file(name: &str) -> File {
+    std::fs::create_dir_all(home()).expect("make the server's directory");
+    let mut open = OpenOptions::new();
+    let file = open.create(true).truncate(false).write(true).open(home().join(name));
+    file.expect("open a lock file")
+}
+
+impl Server {
+    fn start() -> Self {
+        let in_use = lock_file("in-use.lock");
+        in_use.lock_shared().expect("lock the server");
+        let watchdog = lock_file("watchdog.lock");
+        if watchdog.try_lock().is_ok() {
+            watchdog.unlock().expect("unlock");
+            let mut command = Command::new(std::env::current_exe().expect("this program"));
+            command.args(["--exact", "server::the_server_stops_after_the_last_test"]);
+            command.env(WATCHDOG_VARIABLE, "1").stdin(Stdio::null());
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            // Ctrl-C and test runners end process groups; this one stays to clear up.
+            std::os::unix::process::CommandExt::process_group(&mut command, 0);
+            command.spawn().expect("start the watchdog");
+        }
+        let server = EmbeddedServer::start(&options(), &|line| eprintln!("{line}"));
+        let server = server.expect("start the test server");
+        Self::at(&server.url(), Some(in_use))
+    }
+
+    fn at(url: &str, in_use: Option<File>) -> Self {
+        let host = url.find("://").expect("a URL with ://") + 3;
+        let slash = host + url[host..].find('/').expect("a URL with a database");
+        let end = url[slash..].find('?').map_or(url.len(), |at| slash + at);
+        let mut server = Self {
+            before: url[..=slash].to_string(),
+            after: url[end..].to_string(),
+            template: String::new(),
+            _in_use: in_use,
+        };
+        server.template = server.make_template();
+        server
+    }
+
+    /// The URL of a database.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("{}{database}{}", self.before, self.after)
+    }
+
+    /// A session of the server's owner.
+    pub(crate) fn admin(&self) -> Session {
+        Session::open(&self.url("postgres"))
+    }
+
+    /// A database with pgvector, to copy for each test.
+    fn make_template(&self) -> String {
+        let admin = self.admin();
+        let version = "select default_version from pg_available_extensions where name = 'vector'";
+        let version: String = admin.one(version);
+        let name = format!("it_template_{}", version.replace(['.', '-'], "_"));
+        admin.run("select pg_advisory_lock(5430)");
+        let there = format!("select exists (select from pg_database where datname = '{name}' and datistemplate)");
+        if !admin.one::<bool>(&there) {
+            admin.run(&format!("drop database if exists {name}"));
+            admin.run(&format!("create database {name}"));
+            Session::open(&self.url(&name)).run("create extension vector");
+            admin.run(&format!("alter database {name} is_template true"));
+        }
+        admin.run("select pg_advisory_unlock(5430)");
+        name
+    }
+}
+
+/// A session with a database.
+pub(crate) struct Session {
+    client: Client,
+    runtime: Runtime,
+}
+
+impl Session {
+    /// Connects.
+    pub(crate) fn open(url: &str) -> Self {
+        let runtime = runtime();
+        let client = runtime.block_on(async {
+            let config: Config = url.parse().expect("a connection URL");
+            let connected = config.connect(NoTls).await;
+            let (client, connection) = connected.unwrap_or_else(|error| panic!("connect to {url}: {error:?}"));
+            tokio::spawn(connection);
+            client
+        });
+        let session = Self { client, runtime };
+        session.run("set timezone to 'UTC'; set application_name to 'test'; set extra_float_digits to 1");
+        session
+    }
+
+    /// Runs statements.
+    #[track_caller]
+    pub(crate) fn run(&self, sql: &str) {
+        let done = self.runtime.block_on(self.client.batch_execute(sql));
+        done.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// All rows of a query.
+    #[track_caller]
+    pub(crate) fn rows(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Vec<Row> {
+        let rows = self.runtime.block_on(self.client.query(sql, parameters));
+        rows.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+    }
+
+    /// The one value of a query.
+    #[track_caller]
+    pub(crate) fn one<T: FromSqlOwned>(&self, sql: &str) -> T {
+        match &self.rows(sql, &[])[..] {
+            [row] => row.get(0),
+            rows => panic!("{sql}: {} rows", rows.len()),
+        }
+    }
+
+    /// The first column of a query.
+    #[track_caller]
+    pub(crate) fn column<T: FromSqlOwned>(&self, sql: &str) -> Vec<T> {
+        self.rows(sql, &[]).iter().map(|row| row.get(0)).collect()
+    }
+
+    /// A number of rows.
+    #[track_caller]
+    pub(crate) fn count(&self, what: &str) -> i64 {
+        self.one(&format!("select count(*) from {what}"))
+    }
+
+    /// Waits until a condition holds, as this session sees it.
+    #[track_caller]
+    pub(crate) fn wait_until(&self, condition: &str) {
+        let since = Instant::now();
+        while !self.one::<bool>(&format!("select coalesce(({condition}), false)")) {
+            assert!(since.elapsed() < PATIENCE, "waited in vain until {condition}");
+            self.run("select pg_sleep(0.01)");
+        }
+    }
+
+    /// The values of a query as the server's binary COPY writes them, row by row.
+    #[track_caller]
+    pub(crate) fn binary(&self, query: &str) -> Vec<Vec<Option<Vec<u8>>>> {
+        let copy = format!("copy ({query}) to stdout (format binary)");
+        let bytes = self.runtime.block_on(async {
+            let stream = self.client.copy_out(&copy).await;
+            let mut stream = pin!(stream.unwrap_or_else(|error| panic!("{copy}: {error:?}")));
+            let mut bytes = Vec::new();
+            while let Some(part) = stream.next().await {
+                bytes.extend_from_slice(&part.unwrap_or_else(|error| panic!("{copy}: {error:?}")));
+            }
+            bytes
+        });
+        read_binary(&bytes)
+    }
+}
+
+/// Reads what binary COPY has written: a header of 19 bytes, tuples, and -1 for the end.
+fn read_binary(bytes: &[u8]) -> Vec<Vec<Option<Vec<u8>>>> {
+    let mut at = 19;
+    let mut rows = Vec::new();
+    let mut take = |count: usize| {
+        at += count;
+        &bytes[at - count..at]
+    };
+    loop {
+        let fields = i16::from_be_bytes(take(2).try_into().expect("2 bytes"));
+        if fields < 0 {
+            return rows;
+        }
+        let mut field = || {
+            let length = i32::from_be_bytes(take(4).try_into().expect("4 bytes"));
+            usize::try_from(length).ok().map(|length| take(length).to_vec())
+        };
+        rows.push((0..fields).map(|_| field()).collect());
+    }
+}
+
+/// A test's own database; a session with it, as the server's owner.
+pub(crate) struct Db {
+    name: String,
+    session: Session,
+    keep: Cell<bool>,
+}
+
+impl Db {
+    /// A database with pgvector and nothing else.
+    pub(crate) fn new() -> Self {
+        Self::from_template(&server().template)
+    }
+
+    /// A database without pgvector.
+    pub(crate) fn bare() -> Self {
+        Self::from_template("template1")
+    }
+
+    fn from_template(template: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or("main").rsplit("::").next().unwrap_or("main");
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let test: String = test.chars().take(40).collect();
+        let name = format!("it_{test}_{}_{number}", std::process::id());
+        server().admin().run(&format!("create database {name} template {template}"));
+        Self {
+            session: Session::open(&server().url(&name)),
+            name,
+            keep: Cell::new(false),
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its URL.
+    pub(crate) fn url(&self) -> String {
+        server().url(&self.name)
+    }
+
+    /// One more session.
+    pub(crate) fn session(&self) -> Session {
+        Session::open(&self.url())
+    }
+
+    /// Makes a table as `vecload migrate` does, without indexes.
+    pub(crate) fn table(&self, name: &str, dim: usize) -> &Self {
+        self.run(&format!(
+            "create sequence {name}_id_seq;
+             create table {name} (id bigint not null default nextval('{name}_id_seq'), channel_id bigint not null,
+                 user_id bigint not null, content text not null, embedding vector({dim}) not null,
+                 metadata jsonb not null default '{{}}', created_at timestamptz not null default now(),
+                 primary key (id, channel_id))"
+        ));
+        self
+    }
+}
+
+impl Deref for Db {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl Drop for Db {
+    fn drop(&mut self) {
+        if std::thread::panicking() || self.keep.get() {
+            eprintln!("the test's database is kept until the next run: {}", self.url());
+        } else {
+            server().admin().run(&format!("drop database {} with (force)", self.name));
+        }
+    }
+}
+
+/// A runtime for one session or one child.
+pub(crate) fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime")
+}
+
+#[test]
+fn the_server_stops_after_the_last_test() {
+    if std::env::var_os(WATCHDOG_VARIABLE).is_none() {
+        return;
+    }
+    let watchdog = lock_file("watchdog.lock");
+    if watchdog.try_lock().is_err() {
+        return;
+    }
+    // A failure here must not keep the watchdog from its duty.
+    drop(std::panic::catch_unwind(drop_databases_of_failed_tests));
+    let in_use = lock_file("in-use.lock");
+    let (_never, quiet) = crossbeam_channel::bounded::<()>(0);
+    loop {
+        in_use.lock().expect("wait until no test runs");
+        in_use.unlock().expect("unlock");
+        drop(quiet.recv_timeout(WATCHDOG_GRACE));
+        if in_use.try_lock().is_ok() {
+            break;
+        }
+    }
+    // A test process that comes now waits for the lock, finds no watchdog and no server, and starts both.
+    let stopped = EmbeddedServer::stop(&options());
+    drop(watchdog);
+    drop(in_use);
+    stopped.expect("stop the server");
+}
+
+/// What failed tests of earlier runs have kept.
+fn drop_databases_of_failed_tests() {
+    let started = EmbeddedServer::start(&options(), &|_| {}).expect("the test server");
+    let admin = Server::at(&started.url(), None).admin();
+    for name in admin.column::<String>("select datname from pg_database where datname like 'it\\_%' and not datistemplate") {
+        let mut parts = name.rsplit('_');
+        let process = parts.nth(1).and_then(|process| process.parse().ok());
+        let is_alive = process.is_none_or(|process| {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), None).is_ok()
+        });
+        if !is_alive {
+            admin.run(&format!("drop database if exists {name} with (force)"));
+        }
+    }
+}
