@@ -145,7 +145,7 @@ impl Target {
         }
         let oid: u32 = row.get("oid");
         let columns = client.query(COLUMNS_SQL, &[&oid]).await.map_err(failed)?;
-        let empty = format!("select not exists (select from {})", full.sql());
+        let empty = format!("select not exists (select 1 from {})", full.sql());
         let is_empty: bool = client.query_one(&empty, &[]).await.map_err(failed)?.get(0);
         Ok(Some(Self {
             oid,
