@@ -25,31 +25,16 @@ fn encode(criterion: &mut Criterion) {
                 half,
             };
             let shares = partitioner.split(&chunk);
-            let ids = vec![IdRange {
-                first: 1,
-                last: rows as i64,
-            }];
-            let once = partitioner
-                .encode(&chunk, &shares[0], ids.clone())
-                .expect("encodes");
+            let ids = vec![IdRange { first: 1, last: rows as i64 }];
+            let once = partitioner.encode(&chunk, &shares[0], ids.clone()).expect("encodes");
             assert_eq!(once.tuples.len(), shares[0].bytes, "the planned size");
-            for throughput in [
-                Throughput::Bytes(once.tuples.len() as u64),
-                Throughput::Elements(rows as u64),
-            ] {
-                let unit = if matches!(throughput, Throughput::Bytes(_)) {
-                    "bytes"
-                } else {
-                    "rows"
-                };
+            for throughput in [Throughput::Bytes(once.tuples.len() as u64), Throughput::Elements(rows as u64)]
+            {
+                let unit = if matches!(throughput, Throughput::Bytes(_)) { "bytes" } else { "rows" };
                 group.throughput(throughput);
                 group.bench_function(BenchmarkId::new(format!("{name}/{unit}"), dim), |bencher| {
                     bencher.iter(|| {
-                        partitioner
-                            .encode(&chunk, &shares[0], ids.clone())
-                            .expect("encodes")
-                            .tuples
-                            .len()
+                        partitioner.encode(&chunk, &shares[0], ids.clone()).expect("encodes").tuples.len()
                     });
                 });
             }

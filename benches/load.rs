@@ -19,15 +19,8 @@ fn load(criterion: &mut Criterion) {
         let path = home.join(format!("{rows}x{dim}.parquet"));
         rows::write_parquet(&path, rows, dim, 5_000);
         let mut peak = 0;
-        for throughput in [
-            Throughput::Bytes((rows * dim * 4) as u64),
-            Throughput::Elements(rows as u64),
-        ] {
-            let unit = if matches!(throughput, Throughput::Bytes(_)) {
-                "bytes"
-            } else {
-                "rows"
-            };
+        for throughput in [Throughput::Bytes((rows * dim * 4) as u64), Throughput::Elements(rows as u64)] {
+            let unit = if matches!(throughput, Throughput::Bytes(_)) { "bytes" } else { "rows" };
             group.throughput(throughput);
             group.bench_function(BenchmarkId::new(unit, format!("{rows}x{dim}")), |bencher| {
                 bencher.iter_custom(|times| {
@@ -51,43 +44,22 @@ fn load(criterion: &mut Criterion) {
 
 /// Loads the file into a new table and gives the report.
 fn run(home: &Path, path: &Path) -> serde_json::Value {
-    let table = format!(
-        "bench_{}",
-        std::time::UNIX_EPOCH
-            .elapsed()
-            .expect("a clock after 1970")
-            .as_nanos()
-    );
+    let table = format!("bench_{}", std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_nanos());
     let vecload = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vecload"));
-        command
-            .current_dir(home)
-            .args(arguments)
-            .args(["--quiet", "--json", "--table", &table]);
+        command.current_dir(home).args(arguments).args(["--quiet", "--json", "--table", &table]);
         if let Ok(url) = std::env::var("VECLOAD_BENCH_URL") {
             command.env("DATABASE_URL", url);
         }
         let output = command.output().expect("vecload runs");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     };
-    let report = vecload(&[
-        "load",
-        "--create",
-        "--index",
-        "none",
-        path.to_str().expect("a plain path"),
-    ]);
+    let report = vecload(&["load", "--create", "--index", "none", path.to_str().expect("a plain path")]);
     let report = serde_json::from_slice(&report).expect("one JSON object");
     // Taking the load back empties the table, so that the server does not fill up.
     let load = serde_json::Value::to_string(
-        &serde_json::Value::get(&report, "load")
-            .expect("the load's id")
-            .clone(),
+        &serde_json::Value::get(&report, "load").expect("the load's id").clone(),
     );
     vecload(&["loads", "undo", &load]);
     report

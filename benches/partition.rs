@@ -14,11 +14,8 @@ fn partition(criterion: &mut Criterion) {
     for count in [1, 8, 32, 128] {
         let (batcher, batch) = rows::source_batch(ROWS, DIM, 1000);
         let chunk = batcher.accept(batch).expect("good rows");
-        let partitioner = Partitioner {
-            partitions: Partitions::even(count),
-            fields: fields.clone(),
-            half: false,
-        };
+        let partitioner =
+            Partitioner { partitions: Partitions::even(count), fields: fields.clone(), half: false };
         let split = || partitioner.split(&chunk);
         let rows: usize = split().iter().map(|share| share.rows.len()).sum();
         assert_eq!(rows, ROWS, "every row has its partition");

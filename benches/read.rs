@@ -34,10 +34,7 @@ fn read(criterion: &mut Criterion) {
 
 fn by_vecload(path: &std::path::Path, dim: usize, batch_rows: usize) -> usize {
     let file = Arc::new(ParquetFile::open(path, usize::MAX).expect("a good file"));
-    let projection = Projection {
-        embedding: 3,
-        columns: vec![0, 1, 2, 4],
-    };
+    let projection = Projection { embedding: 3, columns: vec![0, 1, 2, 4] };
     let mut rows = 0;
     for part in file.parts(0, 0, &projection) {
         let file = Arc::clone(&file);

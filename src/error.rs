@@ -61,12 +61,7 @@ impl Error {
     }
 
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            hint: None,
-            cause: None,
-        }
+        Self { kind, message: message.into(), hint: None, cause: None }
     }
 
     /// Adds what the user can do next.
@@ -175,12 +170,7 @@ mod tests {
 
     #[test]
     fn exit_codes_are_the_contract() {
-        let codes = [
-            Error::failed(""),
-            Error::refused(""),
-            Error::reject_limit(""),
-            Error::interrupted(""),
-        ];
+        let codes = [Error::failed(""), Error::refused(""), Error::reject_limit(""), Error::interrupted("")];
         assert_eq!(codes.map(|error| error.exit_code()), [1, 2, 4, 130]);
         assert_eq!(Error::bug("").exit_code(), 101);
     }

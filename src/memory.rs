@@ -33,10 +33,7 @@ impl Budget {
     /// A budget of `bytes`.
     pub fn new(bytes: usize) -> Self {
         let total = bytes / UNIT * UNIT;
-        Self {
-            permits: Arc::new(Semaphore::new(total / UNIT)),
-            total,
-        }
+        Self { permits: Arc::new(Semaphore::new(total / UNIT)), total }
     }
 
     /// All bytes of the budget.
@@ -57,10 +54,8 @@ impl Budget {
             return Err(Denied::TooLarge);
         }
         let permits = u32::try_from(bytes.div_ceil(UNIT)).map_err(|_| Denied::TooLarge)?;
-        let permit = Arc::clone(&self.permits)
-            .acquire_many_owned(permits)
-            .await
-            .map_err(|_| Denied::Closed)?;
+        let permit =
+            Arc::clone(&self.permits).acquire_many_owned(permits).await.map_err(|_| Denied::Closed)?;
         Ok(Reservation { _permit: permit })
     }
 

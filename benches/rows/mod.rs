@@ -65,17 +65,9 @@ pub(crate) fn source_batch(rows: usize, dim: usize, channels: u64) -> (Batcher, 
     };
     let values = (0..rows * dim).map(|_| numbers.float()).collect();
     let batch = SourceBatch {
-        origin: Origin {
-            source: 0,
-            unit: 0,
-            first_row: 0,
-        },
+        origin: Origin { source: 0, unit: 0, first_row: 0 },
         rows,
-        embeddings: Embeddings {
-            dim,
-            values,
-            faults: Vec::new(),
-        },
+        embeddings: Embeddings { dim, values, faults: Vec::new() },
         columns,
         unreadable: Vec::new(),
     };
@@ -86,9 +78,7 @@ pub(crate) fn source_batch(rows: usize, dim: usize, channels: u64) -> (Batcher, 
 pub(crate) fn write_parquet(path: &Path, rows: usize, dim: usize, rows_per_group: usize) {
     let mut numbers = Numbers::seeded(7);
     let item = Arc::new(Field::new("item", DataType::Float32, false));
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .build();
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
     let mut writer: Option<ArrowWriter<std::fs::File>> = None;
     for start in (0..rows).step_by(rows_per_group) {
         let count = rows_per_group.min(rows - start);
@@ -97,26 +87,15 @@ pub(crate) fn write_parquet(path: &Path, rows: usize, dim: usize, rows_per_group
         let batch = RecordBatch::try_from_iter([
             (
                 "channel_id",
-                Arc::new(
-                    (0..count)
-                        .map(|_| (numbers.next() % 1000) as i64)
-                        .collect::<Int64Array>(),
-                ) as ArrayRef,
+                Arc::new((0..count).map(|_| (numbers.next() % 1000) as i64).collect::<Int64Array>())
+                    as ArrayRef,
             ),
-            (
-                "user_id",
-                Arc::new((0..count).map(|row| row as i64).collect::<Int64Array>()),
-            ),
-            (
-                "content",
-                Arc::new(StringArray::from_iter_values((0..count).map(|_| text()))),
-            ),
+            ("user_id", Arc::new((0..count).map(|row| row as i64).collect::<Int64Array>())),
+            ("content", Arc::new(StringArray::from_iter_values((0..count).map(|_| text())))),
             ("embedding", Arc::new(embeddings.expect("whole vectors"))),
             (
                 "metadata",
-                Arc::new(StringArray::from_iter_values(
-                    (0..count).map(|row| format!("{{\"row\": {row}}}")),
-                )),
+                Arc::new(StringArray::from_iter_values((0..count).map(|row| format!("{{\"row\": {row}}}")))),
             ),
         ])
         .expect("columns of one length");

@@ -34,9 +34,7 @@ impl Cells {
     pub fn put(&self, row: usize, out: &mut Vec<u8>) {
         match self {
             Self::Constant(field) => out.extend_from_slice(field),
-            Self::Fixed {
-                nulls: Some(nulls), ..
-            } if nulls.is_null(row) => put_null(out),
+            Self::Fixed { nulls: Some(nulls), .. } if nulls.is_null(row) => put_null(out),
             Self::Fixed { width, bytes, .. } => put_value(out, &[], &bytes[row * width..][..*width]),
             Self::Variable { values, .. } if values.is_null(row) => put_null(out),
             Self::Variable { prefix, values } => put_value(out, prefix, values.value(row)),
@@ -48,9 +46,7 @@ impl Cells {
     pub fn field_bytes(&self, row: usize) -> usize {
         match self {
             Self::Constant(field) => field.len(),
-            Self::Fixed {
-                nulls: Some(nulls), ..
-            } if nulls.is_null(row) => 4,
+            Self::Fixed { nulls: Some(nulls), .. } if nulls.is_null(row) => 4,
             Self::Fixed { width, .. } => 4 + width,
             Self::Variable { values, .. } if values.is_null(row) => 4,
             Self::Variable { prefix, values } => {

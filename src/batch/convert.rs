@@ -103,10 +103,7 @@ impl Converter {
             _ => None,
         };
         match how {
-            Some(how) => Ok(Self {
-                target: target.clone(),
-                how,
-            }),
+            Some(how) => Ok(Self { target: target.clone(), how }),
             None => Err(Error::refused(format!(
                 "column \"{}\" has the type {}, which does not go into {target}",
                 source.name(),
@@ -129,25 +126,14 @@ impl Converter {
                 let array = self.cast(array, &DataType::Boolean, rejects)?;
                 let values = array.as_boolean();
                 let bytes = (0..values.len()).map(|row| u8::from(values.value(row))).collect();
-                Ok(Cells::Fixed {
-                    width: 1,
-                    bytes,
-                    nulls: values.nulls().cloned(),
-                })
+                Ok(Cells::Fixed { width: 1, bytes, nulls: values.nulls().cloned() })
             }
             How::NumericFromDecimal | How::NumericFromText => self.numerics(array, rejects),
             How::Text => self.texts(array, rejects),
             How::Uuid => {
                 let values = downcast::<FixedSizeBinaryArray>(array)?;
-                let bytes = (0..values.len())
-                    .flat_map(|row| values.value(row))
-                    .copied()
-                    .collect();
-                Ok(Cells::Fixed {
-                    width: 16,
-                    bytes,
-                    nulls: values.nulls().cloned(),
-                })
+                let bytes = (0..values.len()).flat_map(|row| values.value(row)).copied().collect();
+                Ok(Cells::Fixed { width: 16, bytes, nulls: values.nulls().cloned() })
             }
             How::UuidFromText => {
                 let values = as_binary(array)?;
@@ -163,25 +149,14 @@ impl Converter {
                     };
                     bytes.extend_from_slice(uuid.as_bytes());
                 }
-                Ok(Cells::Fixed {
-                    width: 16,
-                    bytes,
-                    nulls: values.nulls().cloned(),
-                })
+                Ok(Cells::Fixed { width: 16, bytes, nulls: values.nulls().cloned() })
             }
             How::Date => {
                 let days = self.cast(array, &DataType::Date32, rejects)?;
                 let days = days.as_primitive::<Date32Type>();
-                let shifted = self.shift(
-                    days,
-                    |day| i64::from(day) - i64::from(POSTGRES_EPOCH_DAYS),
-                    rejects,
-                );
-                Ok(fixed(
-                    4,
-                    days.nulls(),
-                    shifted.iter().map(|day| (*day as i32).to_be_bytes()),
-                ))
+                let shifted =
+                    self.shift(days, |day| i64::from(day) - i64::from(POSTGRES_EPOCH_DAYS), rejects);
+                Ok(fixed(4, days.nulls(), shifted.iter().map(|day| (*day as i32).to_be_bytes())))
             }
             How::Timestamp => self.timestamps(array, rejects),
             How::JsonFromText => {
@@ -193,10 +168,7 @@ impl Converter {
                         rejects.push((row, Reason::Json(why), excerpt(values.value(row))));
                     }
                 }
-                Ok(Cells::Variable {
-                    prefix: self.json_prefix(),
-                    values,
-                })
+                Ok(Cells::Variable { prefix: self.json_prefix(), values })
             }
             How::JsonFromStructure(field) => {
                 let options = EncoderOptions::default().with_explicit_nulls(true);
@@ -212,10 +184,7 @@ impl Converter {
                 })
             }
             How::Bytea => match array.data_type() {
-                DataType::Binary => Ok(Cells::Variable {
-                    prefix: &[],
-                    values: as_binary(array)?,
-                }),
+                DataType::Binary => Ok(Cells::Variable { prefix: &[], values: as_binary(array)? }),
                 _ => {
                     let values = downcast::<FixedSizeBinaryArray>(array)?;
                     self.variable(&[], array, rejects, |row| Ok(values.value(row).to_vec()))
@@ -251,25 +220,17 @@ impl Converter {
         };
         for row in 0..values.len() {
             if !values.is_null(row) && !range.contains(&values.value(row)) {
-                rejects.push((
-                    row,
-                    Reason::IntegerRange(self.target.to_string()),
-                    shown(source, row),
-                ));
+                rejects.push((row, Reason::IntegerRange(self.target.to_string()), shown(source, row)));
             }
         }
         let nulls = values.nulls();
         Ok(match self.target {
-            TargetType::Int2 => fixed(
-                2,
-                nulls,
-                values.values().iter().map(|value| (*value as i16).to_be_bytes()),
-            ),
-            TargetType::Int4 => fixed(
-                4,
-                nulls,
-                values.values().iter().map(|value| (*value as i32).to_be_bytes()),
-            ),
+            TargetType::Int2 => {
+                fixed(2, nulls, values.values().iter().map(|value| (*value as i16).to_be_bytes()))
+            }
+            TargetType::Int4 => {
+                fixed(4, nulls, values.values().iter().map(|value| (*value as i32).to_be_bytes()))
+            }
             _ => fixed(8, nulls, values.values().iter().map(|value| value.to_be_bytes())),
         })
     }
@@ -278,30 +239,18 @@ impl Converter {
         let wide = self.cast(array, &DataType::Float64, rejects)?;
         let wide = wide.as_primitive::<Float64Type>();
         if self.target == TargetType::Float8 {
-            return Ok(fixed(
-                8,
-                wide.nulls(),
-                wide.values().iter().map(|value| value.to_be_bytes()),
-            ));
+            return Ok(fixed(8, wide.nulls(), wide.values().iter().map(|value| value.to_be_bytes())));
         }
         for row in 0..wide.len() {
             let value = wide.value(row);
             if !wide.is_null(row) && value.is_finite() && (value as f32).is_infinite() {
-                rejects.push((
-                    row,
-                    Reason::Value("out of range for real".into()),
-                    value.to_string(),
-                ));
+                rejects.push((row, Reason::Value("out of range for real".into()), value.to_string()));
             }
         }
         // Text goes to `real` directly: by way of double precision it would be rounded twice.
         let narrow = self.cast(array, &DataType::Float32, &mut ColumnRejects::new())?;
         let narrow = narrow.as_primitive::<Float32Type>();
-        Ok(fixed(
-            4,
-            wide.nulls(),
-            narrow.values().iter().map(|value| value.to_be_bytes()),
-        ))
+        Ok(fixed(4, wide.nulls(), narrow.values().iter().map(|value| value.to_be_bytes())))
     }
 
     fn numerics(&self, array: &ArrayRef, rejects: &mut ColumnRejects) -> Result<Cells> {
@@ -343,10 +292,7 @@ impl Converter {
             if let Some((precision, scale)) = limits
                 && !fits_precision(&text, precision, scale)
             {
-                return Err((
-                    Reason::Value(format!("beyond {}", self.target)),
-                    excerpt(text.as_bytes()),
-                ));
+                return Err((Reason::Value(format!("beyond {}", self.target)), excerpt(text.as_bytes())));
             }
             Ok(out)
         })
@@ -388,16 +334,8 @@ impl Converter {
         let zone = matches!(array.data_type(), DataType::Binary | DataType::Utf8).then(|| "+00:00".into());
         let micros = self.cast(array, &DataType::Timestamp(TimeUnit::Microsecond, zone), rejects)?;
         let micros = micros.as_primitive::<TimestampMicrosecondType>();
-        let shifted = self.shift(
-            micros,
-            |value| value.saturating_sub(POSTGRES_EPOCH_MICROS),
-            rejects,
-        );
-        Ok(fixed(
-            8,
-            micros.nulls(),
-            shifted.iter().map(|value| value.to_be_bytes()),
-        ))
+        let shifted = self.shift(micros, |value| value.saturating_sub(POSTGRES_EPOCH_MICROS), rejects);
+        Ok(fixed(8, micros.nulls(), shifted.iter().map(|value| value.to_be_bytes())))
     }
 
     /// Moves values to the server's epoch and rejects what lies outside its calendar.
@@ -453,10 +391,7 @@ impl Converter {
             }
             let expected = expected.unwrap_or(values.len());
             if values.len() != expected {
-                return refuse(Reason::Dimension {
-                    found: values.len(),
-                    expected,
-                });
+                return refuse(Reason::Dimension { found: values.len(), expected });
             }
             if let Some(reason) = embedding::element_refusal(&values, half) {
                 return refuse(reason);
@@ -494,10 +429,7 @@ impl Converter {
                 }
             }
         }
-        Ok(Cells::Variable {
-            prefix,
-            values: builder.finish(),
-        })
+        Ok(Cells::Variable { prefix, values: builder.finish() })
     }
 
     /// Casts; a value that the cast turns to null is a reject.
@@ -505,10 +437,7 @@ impl Converter {
         if array.data_type() == to {
             return Ok(array.clone());
         }
-        let safe = CastOptions {
-            safe: true,
-            ..CastOptions::default()
-        };
+        let safe = CastOptions { safe: true, ..CastOptions::default() };
         // Text is cast from Utf8; bytes that are none become null here and a reject below.
         let texts = match array.data_type() {
             DataType::Binary => cast_with_options(array, &DataType::Utf8, &safe).map_err(unexpected)?,
@@ -539,11 +468,7 @@ impl Converter {
     }
 
     fn json_prefix(&self) -> &'static [u8] {
-        if self.target == TargetType::Jsonb {
-            JSONB_PREFIX
-        } else {
-            &[]
-        }
+        if self.target == TargetType::Jsonb { JSONB_PREFIX } else { &[] }
     }
 }
 
@@ -575,12 +500,7 @@ fn fits_precision(text: &str, precision: u16, scale: i16) -> bool {
     if text.contains(['e', 'E']) {
         return true;
     }
-    let integer = text
-        .trim()
-        .trim_start_matches(['+', '-'])
-        .split('.')
-        .next()
-        .unwrap_or_default();
+    let integer = text.trim().trim_start_matches(['+', '-']).split('.').next().unwrap_or_default();
     let digits = integer.trim_start_matches('0').len() as i64;
     digits <= i64::from(precision) - i64::from(scale)
 }
@@ -590,11 +510,7 @@ fn fixed<const N: usize>(
     nulls: Option<&NullBuffer>,
     values: impl Iterator<Item = [u8; N]>,
 ) -> Cells {
-    Cells::Fixed {
-        width,
-        bytes: values.flatten().collect(),
-        nulls: nulls.cloned(),
-    }
+    Cells::Fixed { width, bytes: values.flatten().collect(), nulls: nulls.cloned() }
 }
 
 fn as_binary(array: &ArrayRef) -> Result<BinaryArray> {
@@ -605,10 +521,7 @@ fn as_binary(array: &ArrayRef) -> Result<BinaryArray> {
 fn downcast<T: Array + Clone + 'static>(array: &ArrayRef) -> Result<T> {
     let typed = array.as_any().downcast_ref::<T>().cloned();
     typed.ok_or_else(|| {
-        Error::bug(format!(
-            "a column of type {} reached the wrong converter",
-            array.data_type()
-        ))
+        Error::bug(format!("a column of type {} reached the wrong converter", array.data_type()))
     })
 }
 
@@ -639,10 +552,7 @@ fn is_structure(data_type: &DataType) -> bool {
 }
 
 fn is_date_or_time(data_type: &DataType) -> bool {
-    matches!(
-        data_type,
-        DataType::Date32 | DataType::Date64 | DataType::Timestamp(..)
-    )
+    matches!(data_type, DataType::Date32 | DataType::Date64 | DataType::Timestamp(..))
 }
 
 /// The type's name as a user of Parquet tools knows it; text is read as its bytes.

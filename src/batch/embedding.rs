@@ -36,9 +36,7 @@ pub fn check_elements(values: &[f32], half: bool) -> Elements {
 /// Why an embedding with refused elements is refused: the first such element decides.
 pub fn element_refusal(values: &[f32], half: bool) -> Option<Reason> {
     let limit = if half { 65_520.0 } else { f32::INFINITY };
-    let refused = values
-        .iter()
-        .find(|value| value.is_nan() || value.abs() >= limit)?;
+    let refused = values.iter().find(|value| value.is_nan() || value.abs() >= limit)?;
     Some(match refused {
         value if value.is_nan() => Reason::NotANumber,
         value if value.is_infinite() => Reason::Infinite,
@@ -81,13 +79,9 @@ fn read_items(items: &dyn Array, out: &mut Vec<f32>) -> Result<(), Reason> {
     }
     match items.data_type() {
         DataType::Float32 => out.extend_from_slice(items.as_primitive::<Float32Type>().values()),
-        DataType::Float16 => out.extend(
-            items
-                .as_primitive::<Float16Type>()
-                .values()
-                .iter()
-                .map(|v| v.to_f32()),
-        ),
+        DataType::Float16 => {
+            out.extend(items.as_primitive::<Float16Type>().values().iter().map(|v| v.to_f32()))
+        }
         DataType::Float64 => return narrow(items.as_primitive::<Float64Type>().values(), out),
         // Quantised embeddings come as int8 or uint8; every such integer is exact in an f32.
         _ => {
@@ -103,15 +97,9 @@ fn read_items(items: &dyn Array, out: &mut Vec<f32>) -> Result<(), Reason> {
 pub fn narrow(values: &[f64], out: &mut Vec<f32>) -> Result<(), Reason> {
     let start = out.len();
     out.extend(values.iter().map(|value| *value as f32));
-    let beyond = out[start..]
-        .iter()
-        .zip(values)
-        .any(|(narrow, wide)| narrow.is_infinite() && wide.is_finite());
-    if beyond {
-        Err(Reason::ElementRange("the range of a 4-byte float"))
-    } else {
-        Ok(())
-    }
+    let beyond =
+        out[start..].iter().zip(values).any(|(narrow, wide)| narrow.is_infinite() && wide.is_finite());
+    if beyond { Err(Reason::ElementRange("the range of a 4-byte float")) } else { Ok(()) }
 }
 
 /// Appends the embedding in raw little-endian `f32` bytes.
@@ -127,9 +115,7 @@ pub fn read_bytes(bytes: &[u8], out: &mut Vec<f32>) -> Result<(), Reason> {
 /// Appends the embedding in text: `[0.1, 2e-3, …]`, as `vector_in` takes it.
 pub fn read_text(bytes: &[u8], out: &mut Vec<f32>) -> Result<(), Reason> {
     let refuse = |why: String| Reason::EmbeddingText(why);
-    let text = std::str::from_utf8(bytes)
-        .map_err(|_| Reason::InvalidUtf8)?
-        .trim_ascii();
+    let text = std::str::from_utf8(bytes).map_err(|_| Reason::InvalidUtf8)?.trim_ascii();
     let inner = text
         .strip_prefix('[')
         .and_then(|text| text.strip_suffix(']'))
@@ -143,11 +129,7 @@ pub fn read_text(bytes: &[u8], out: &mut Vec<f32>) -> Result<(), Reason> {
             return Err(Reason::EmbeddingElementNull);
         }
         let value: f32 = item.parse().map_err(|_| {
-            refuse(format!(
-                "element {} is \"{}\"",
-                index + 1,
-                super::reject::excerpt(item.as_bytes())
-            ))
+            refuse(format!("element {} is \"{}\"", index + 1, super::reject::excerpt(item.as_bytes())))
         })?;
         // Rust reads 1e39 as infinity; only the words mean it.
         if value.is_infinite() && item.bytes().any(|byte| byte.is_ascii_digit()) {
@@ -170,10 +152,7 @@ mod tests {
         assert_eq!(check_elements(&[65_519.0], true), Elements::Good);
         assert_eq!(check_elements(&[-65_520.0], true), Elements::Refused);
         assert_eq!(check_elements(&[65_520.0], false), Elements::Good);
-        assert_eq!(
-            element_refusal(&[1.0, f32::NEG_INFINITY, f32::NAN], false),
-            Some(Reason::Infinite)
-        );
+        assert_eq!(element_refusal(&[1.0, f32::NEG_INFINITY, f32::NAN], false), Some(Reason::Infinite));
     }
 
     #[test]

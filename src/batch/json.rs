@@ -39,11 +39,7 @@ pub fn refusal(text: &[u8]) -> Option<String> {
                 Err(why) => return Some(why),
             },
             b'-' | b'0'..=b'9' => {
-                let end = at
-                    + text[at..]
-                        .iter()
-                        .take_while(|byte| is_number_byte(**byte))
-                        .count();
+                let end = at + text[at..].iter().take_while(|byte| is_number_byte(**byte)).count();
                 if let Some(why) = number_refusal(&text[at..end]) {
                     return Some(why);
                 }
@@ -75,9 +71,7 @@ fn string_end(text: &[u8], mut at: usize) -> Result<usize, String> {
             continue;
         }
         // serde_json has seen four hexadecimal digits here.
-        let digits = text
-            .get(at + 2..at + 6)
-            .and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits = text.get(at + 2..at + 6).and_then(|digits| std::str::from_utf8(digits).ok());
         let Some(code) = digits.and_then(|digits| u16::from_str_radix(digits, 16).ok()) else {
             return Err("a broken \\u escape".into());
         };

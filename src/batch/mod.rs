@@ -86,13 +86,7 @@ pub struct Batcher {
 impl Batcher {
     /// Checks and maps a batch.
     pub fn accept(&self, batch: SourceBatch) -> Result<ChunkBatch> {
-        let SourceBatch {
-            origin,
-            rows,
-            embeddings,
-            columns,
-            unreadable,
-        } = batch;
+        let SourceBatch { origin, rows, embeddings, columns, unreadable } = batch;
         let mut refused: BTreeMap<usize, (String, Reason, String)> = BTreeMap::new();
         for (row, reason) in unreadable {
             refused.insert(row, ("(any)".into(), reason, String::new()));
@@ -110,9 +104,7 @@ impl Batcher {
                     }
                     let converted = converter.convert(array, &mut rejects)?;
                     for (row, reason, excerpt) in rejects {
-                        refused
-                            .entry(row)
-                            .or_insert_with(|| (column.name.clone(), reason, excerpt));
+                        refused.entry(row).or_insert_with(|| (column.name.clone(), reason, excerpt));
                     }
                     converted
                 }
@@ -133,9 +125,7 @@ impl Batcher {
         let mut next_embedding = 0;
         for row in 0..rows {
             if let Some((_, reason, excerpt)) = faults.next_if(|fault| fault.0 == row) {
-                refused
-                    .entry(row)
-                    .or_insert_with(|| (self.embedding_column.clone(), reason, excerpt));
+                refused.entry(row).or_insert_with(|| (self.embedding_column.clone(), reason, excerpt));
                 continue;
             }
             let index = next_embedding;
@@ -155,14 +145,8 @@ impl Batcher {
                 }
             }
             if refused.is_empty() || !refused.contains_key(&row) {
-                let channel_hash = self
-                    .channel
-                    .map_or(0, |channel| channel_hash(&cells[channel], row));
-                accepted.push(AcceptedRow {
-                    row: row as u32,
-                    embedding: index as u32,
-                    channel_hash,
-                });
+                let channel_hash = self.channel.map_or(0, |channel| channel_hash(&cells[channel], row));
+                accepted.push(AcceptedRow { row: row as u32, embedding: index as u32, channel_hash });
             }
         }
         let rejects = refused
@@ -192,12 +176,7 @@ fn embedding_excerpt(values: &[f32]) -> String {
     let at = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
     let from = at.saturating_sub(2);
     let shown: Vec<String> = values[from..].iter().take(5).map(f32::to_string).collect();
-    format!(
-        "elements {} to {}: {}",
-        from + 1,
-        from + shown.len(),
-        shown.join(", ")
-    )
+    format!("elements {} to {}: {}", from + 1, from + shown.len(), shown.join(", "))
 }
 
 /// Hash of an integer column's value, as Citus computes it for the shard.

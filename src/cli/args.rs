@@ -9,12 +9,7 @@ use crate::postgres::migrate::VectorType;
 
 /// Bulk-load embeddings into PostgreSQL + pgvector, every row exactly once
 #[derive(Debug, Parser)]
-#[command(
-    name = "vecload",
-    version,
-    arg_required_else_help = true,
-    max_term_width = 100
-)]
+#[command(name = "vecload", version, arg_required_else_help = true, max_term_width = 100)]
 pub(super) struct Arguments {
     /// Options of all commands.
     #[command(flatten)]

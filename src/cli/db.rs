@@ -61,10 +61,7 @@ async fn print_status(context: &Context<'_>, server: &EmbeddedServer) -> Result<
     row("uptime", shown_seconds(status.uptime_seconds as f64))?;
     row("port", format!("{} on 127.0.0.1", status.port))?;
     row("url", status.url)?;
-    row(
-        "data",
-        format!("{} ({})", status.data_dir.display(), show_size(status.size_bytes)),
-    )?;
+    row("data", format!("{} ({})", status.data_dir.display(), show_size(status.size_bytes)))?;
     row("programs", status.bindir.display().to_string())?;
     row("log", status.log.display().to_string())
 }

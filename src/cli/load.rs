@@ -84,19 +84,13 @@ fn request(context: &Context<'_>, arguments: LoadArguments) -> Result<LoadReques
     // What is typed for a column replaces what the file says of it in the other way.
     for text in &arguments.set {
         mapping.map.retain(|target, _| {
-            arguments
-                .map
-                .iter()
-                .any(|map| map.starts_with(&format!("{target}=")))
+            arguments.map.iter().any(|map| map.starts_with(&format!("{target}=")))
                 || !text.starts_with(&format!("{target}="))
         });
     }
     for text in &arguments.map {
         mapping.set.retain(|target, _| {
-            arguments
-                .set
-                .iter()
-                .any(|set| set.starts_with(&format!("{target}=")))
+            arguments.set.iter().any(|set| set.starts_with(&format!("{target}=")))
                 || !text.starts_with(&format!("{target}="))
         });
     }
@@ -117,11 +111,7 @@ fn request(context: &Context<'_>, arguments: LoadArguments) -> Result<LoadReques
                 "--writers",
             )?,
             memory: parse_size(arguments.memory.as_ref().unwrap_or(&file.memory))?,
-            max_rejects: arguments
-                .max_rejects
-                .as_ref()
-                .unwrap_or(&file.max_rejects)
-                .parse()?,
+            max_rejects: arguments.max_rejects.as_ref().unwrap_or(&file.max_rejects).parse()?,
             limit: arguments.limit.as_deref().map(parse_count).transpose()?,
         },
     })
@@ -141,12 +131,7 @@ pub(super) fn default_settings(context: &Context<'_>) -> Result<LoadSettings> {
 
 fn print_report(printer: &Printer, report: &LoadReport) {
     let rows = &report.rows;
-    let mut lines = vec![format!(
-        "load {} into {}: {}",
-        report.load,
-        report.table,
-        headline(report)
-    )];
+    let mut lines = vec![format!("load {} into {}: {}", report.load, report.table, headline(report))];
     let mut row = |name: &str, value: String| lines.push(format!("  {name:<16}{value}"));
     row("rows read", grouped(rows.read));
     row("loaded", grouped(rows.loaded));
@@ -169,11 +154,7 @@ fn print_report(printer: &Printer, report: &LoadReport) {
     if !report.index.built.is_empty() {
         row(
             "indexes",
-            format!(
-                "{} built in {}",
-                report.index.built.len(),
-                shown_seconds(report.index.seconds)
-            ),
+            format!("{} built in {}", report.index.built.len(), shown_seconds(report.index.seconds)),
         );
     }
     row("time", shown_seconds(report.seconds));
@@ -181,12 +162,7 @@ fn print_report(printer: &Printer, report: &LoadReport) {
     if rows.loaded > 0 {
         let stages = report.stages.iter();
         let stages: Vec<String> = stages
-            .map(|stage| {
-                format!(
-                    "{} {:.2}+{:.2}",
-                    stage.name, stage.busy_seconds, stage.wait_seconds
-                )
-            })
+            .map(|stage| format!("{} {:.2}+{:.2}", stage.name, stage.busy_seconds, stage.wait_seconds))
             .collect();
         row(
             "stages",
@@ -207,10 +183,7 @@ fn print_report(printer: &Printer, report: &LoadReport) {
             "encode" => Bottleneck::Encode,
             _ => Bottleneck::Server,
         };
-        row(
-            "to go faster",
-            report::advice(bottleneck, report.lanes, report.writers, cores()),
-        );
+        row("to go faster", report::advice(bottleneck, report.lanes, report.writers, cores()));
     }
     print_lines(printer, report, &lines);
 }
@@ -254,10 +227,7 @@ async fn suggest_search(context: &Context<'_>, server: &Server, report: &LoadRep
     let Ok(table) = report.table.parse::<crate::postgres::QualifiedName>() else {
         return;
     };
-    let one = format!(
-        "select id::text, left(content, 60) from {} order by id limit 1",
-        table.sql()
-    );
+    let one = format!("select id::text, left(content, 60) from {} order by id limit 1", table.sql());
     // A table of another shape gets no suggestion.
     if let Ok(Some(row)) = session.query_opt(&one, &[]).await {
         let (id, content): (String, String) = (row.get(0), row.get(1));
@@ -265,9 +235,7 @@ async fn suggest_search(context: &Context<'_>, server: &Server, report: &LoadRep
             Some(table) => format!(" --table {table}"),
             None => String::new(),
         };
-        context.printer.say(&format!(
-            "try: vecload search{table} --like {id}    # like \"{content}\""
-        ));
+        context.printer.say(&format!("try: vecload search{table} --like {id}    # like \"{content}\""));
     }
     session.close().await;
 }

@@ -41,9 +41,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: LoadsArguments) -> Res
             history::forget(&mut session, id).await?;
             match context.printer.is_json() {
                 true => context.printer.json(&json!({ "load": id }))?,
-                false => context
-                    .printer
-                    .answer(&format!("load {id} is forgotten; its rows stay"))?,
+                false => context.printer.answer(&format!("load {id} is forgotten; its rows stay"))?,
             }
         }
     }
@@ -76,9 +74,7 @@ async fn list(context: &Context<'_>, session: &Session) -> Result<()> {
             load.runs.to_string(),
             load.started,
             load.seconds.map(shown_seconds).unwrap_or_default(),
-            load.rows_per_second
-                .map(|rate| grouped(rate as u64))
-                .unwrap_or_default(),
+            load.rows_per_second.map(|rate| grouped(rate as u64)).unwrap_or_default(),
         ]);
     }
     printer.answer(&table.trim_fmt())
@@ -99,10 +95,7 @@ async fn show(context: &Context<'_>, session: &Session, id: i64) -> Result<()> {
     row("rows", grouped(load.rows.unsigned_abs()))?;
     row("rejected", grouped(load.rejected.unsigned_abs()))?;
     if let (Some(seconds), Some(rate)) = (load.seconds, load.rows_per_second) {
-        row(
-            "last run",
-            format!("{}, {} rows/s", shown_seconds(seconds), grouped(rate as u64)),
-        )?;
+        row("last run", format!("{}, {} rows/s", shown_seconds(seconds), grouped(rate as u64)))?;
     }
     let mut table = printer.table(&["source", "state", "rows", "loaded", "rejected"]);
     for source in sources {
@@ -127,11 +120,7 @@ async fn rejects(
         let path = out.clone();
         let written = tokio::task::spawn_blocking(move || rejected_rows::write(&path, &rejects)).await;
         written.map_err(|panic| crate::error::Error::bug("write rejected rows").because(panic))??;
-        printer.say(&format!(
-            "{} rejected rows written to {}",
-            grouped(count as u64),
-            out.display()
-        ));
+        printer.say(&format!("{} rejected rows written to {}", grouped(count as u64), out.display()));
         return Ok(());
     }
     if printer.is_json() {

@@ -54,10 +54,8 @@ pub(super) async fn run(context: &Context<'_>, arguments: MigrateArguments) -> R
             wanted.retain(|index| !present.iter().any(|other| index::same_index(index, other)));
             let watcher = server.connect("vecload migrate").await?;
             let progress = LoadProgress::new(printer);
-            index::build(&session, &watcher, &target, &wanted, &|name, at| {
-                progress.indexing(name, at)
-            })
-            .await?;
+            index::build(&session, &watcher, &target, &wanted, &|name, at| progress.indexing(name, at))
+                .await?;
             progress.indexed();
             watcher.close().await;
         }
@@ -99,17 +97,11 @@ async fn status(
         None => Vec::new(),
     };
     let columns = |target: &Target| {
-        target
-            .columns
-            .iter()
-            .map(|column| format!("{} {}", column.name, column.type_name))
-            .collect()
+        target.columns.iter().map(|column| format!("{} {}", column.name, column.type_name)).collect()
     };
     let distribution = target.as_ref().and_then(|target| target.citus.clone());
     Ok(Status {
-        table: target
-            .as_ref()
-            .map_or(name.to_string(), |target| target.name.to_string()),
+        table: target.as_ref().map_or(name.to_string(), |target| target.name.to_string()),
         exists: target.is_some(),
         created,
         columns: target.as_ref().map(columns).unwrap_or_default(),
@@ -132,25 +124,13 @@ fn print(context: &Context<'_>, status: &Status) -> Result<()> {
     let row = |name: &str, value: String| printer.answer(&format!("  {name:<14}{value}"));
     if status.exists {
         row("columns", status.columns.join(", "))?;
-        row(
-            "indexes",
-            if status.indexes.is_empty() {
-                "none".into()
-            } else {
-                status.indexes.join(", ")
-            },
-        )?;
+        row("indexes", if status.indexes.is_empty() { "none".into() } else { status.indexes.join(", ") })?;
         match (&status.distributed_by, status.shards) {
             (Some(column), Some(shards)) => row("distributed", format!("by {column}, {shards} shards"))?,
             _ => row("distributed", "no".into())?,
         }
     }
-    row(
-        "ledger",
-        status
-            .ledger
-            .map_or("none yet".into(), |version| format!("version {version}")),
-    )?;
+    row("ledger", status.ledger.map_or("none yet".into(), |version| format!("version {version}")))?;
     let server = &status.server;
     let or_none = |version: &Option<String>| version.clone().unwrap_or_else(|| "none".into());
     row("PostgreSQL", server.postgres.clone())?;

@@ -49,11 +49,7 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Arguments, printer: &Printer) -> Result<u8> {
     let file = PipelineFile::read(arguments.global.config.as_deref())?;
-    let context = Context {
-        global: arguments.global,
-        file,
-        printer,
-    };
+    let context = Context { global: arguments.global, file, printer };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

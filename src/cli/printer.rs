@@ -40,12 +40,7 @@ impl Printer {
             ProgressMode::Auto | ProgressMode::Plain => ProgressStyle::Lines,
         };
         let colour = terminal && !dumb && std::env::var_os("NO_COLOR").is_none();
-        Self {
-            json: global.json,
-            quiet: global.quiet,
-            style,
-            colour,
-        }
+        Self { json: global.json, quiet: global.quiet, style, colour }
     }
 
     /// Starts logging to stderr; `VECLOAD_LOG` overrides the level, in the syntax of `tracing`.
@@ -115,9 +110,7 @@ impl Printer {
     /// A table without ruling, headed by `header`.
     pub(super) fn table(&self, header: &[&str]) -> Table {
         let mut table = Table::new();
-        table
-            .load_style(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Dynamic);
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         if !std::io::stdout().is_terminal() {
             table.set_content_arrangement(ContentArrangement::Disabled);
         }
@@ -126,11 +119,7 @@ impl Printer {
     }
 
     fn painted(&self, text: &str, code: &str) -> String {
-        if self.colour {
-            format!("\u{1b}[1;{code}m{text}\u{1b}[0m")
-        } else {
-            text.to_string()
-        }
+        if self.colour { format!("\u{1b}[1;{code}m{text}\u{1b}[0m") } else { text.to_string() }
     }
 
     fn to_stderr(&self, line: &str) {

@@ -106,8 +106,7 @@ impl Observer for LoadProgress<'_> {
         if self.printer.progress_style() == ProgressStyle::Lines && line.last_line.elapsed() >= LINE_EVERY {
             line.last_line = Instant::now();
             let percent = progress.done * 100 / progress.total.max(1);
-            self.printer
-                .say(&format!("index {name}: {}, {percent} %", progress.phase));
+            self.printer.say(&format!("index {name}: {}, {percent} %", progress.phase));
         }
     }
 
@@ -144,35 +143,18 @@ struct Rates {
 
 impl Rates {
     fn start() -> Self {
-        Self {
-            samples: vec![Sample {
-                at: Instant::now(),
-                rows: 0,
-                bytes: 0,
-            }],
-        }
+        Self { samples: vec![Sample { at: Instant::now(), rows: 0, bytes: 0 }] }
     }
 
     /// Rows and bytes per second.
     fn next(&mut self, rows: u64, bytes: u64) -> (f64, f64) {
-        let now = Sample {
-            at: Instant::now(),
-            rows,
-            bytes,
-        };
+        let now = Sample { at: Instant::now(), rows, bytes };
         self.samples.push(now);
-        let old = self
-            .samples
-            .iter()
-            .rposition(|sample| now.at - sample.at > RATE_WINDOW)
-            .unwrap_or(0);
+        let old = self.samples.iter().rposition(|sample| now.at - sample.at > RATE_WINDOW).unwrap_or(0);
         self.samples.drain(..old);
         let from = self.samples[0];
         let seconds = (now.at - from.at).as_secs_f64().max(0.001);
-        (
-            (rows - from.rows) as f64 / seconds,
-            (bytes - from.bytes) as f64 / seconds,
-        )
+        ((rows - from.rows) as f64 / seconds, (bytes - from.bytes) as f64 / seconds)
     }
 }
 
@@ -196,12 +178,7 @@ fn glance(view: &LoadView, rates: &mut Rates) -> Glance {
         bytes_per_second / 1e6,
         view.counters.bottleneck().name()
     );
-    Glance {
-        done,
-        rejected,
-        line,
-        eta,
-    }
+    Glance { done, rejected, line, eta }
 }
 
 async fn draw_bars(view: LoadView, bars: Arc<MultiProgress>) {
@@ -213,14 +190,9 @@ async fn draw_bars(view: LoadView, bars: Arc<MultiProgress>) {
     loop {
         let now = glance(&view, &mut rates);
         rows.set_position(now.done);
-        let eta = now
-            .eta
-            .map_or(String::new(), |eta| format!("  ETA {}", shown_seconds(eta)));
-        let rejects = if now.rejected > 0 {
-            format!("  rejected: {}", grouped(now.rejected))
-        } else {
-            String::new()
-        };
+        let eta = now.eta.map_or(String::new(), |eta| format!("  ETA {}", shown_seconds(eta)));
+        let rejects =
+            if now.rejected > 0 { format!("  rejected: {}", grouped(now.rejected)) } else { String::new() };
         figures.set_message(format!("{}{eta}{rejects}", now.line));
         tokio::time::sleep(REDRAW_EVERY).await;
     }
@@ -231,11 +203,7 @@ async fn print_lines(view: LoadView) {
     tokio::time::sleep(FIRST_LINE_AFTER).await;
     loop {
         let now = glance(&view, &mut rates);
-        let percent = if view.rows > 0 {
-            now.done as f64 * 100.0 / view.rows as f64
-        } else {
-            100.0
-        };
+        let percent = if view.rows > 0 { now.done as f64 * 100.0 / view.rows as f64 } else { 100.0 };
         let eta = now.eta.map_or("unknown".into(), shown_seconds);
         let line = format!(
             "{} of {} rows ({percent:.1} %)  {}  ETA {eta}  rejected: {}",
@@ -244,10 +212,7 @@ async fn print_lines(view: LoadView) {
             now.line,
             grouped(now.rejected)
         );
-        drop(std::io::Write::write_all(
-            &mut std::io::stderr().lock(),
-            format!("{line}\n").as_bytes(),
-        ));
+        drop(std::io::Write::write_all(&mut std::io::stderr().lock(), format!("{line}\n").as_bytes()));
         tokio::time::sleep(LINE_EVERY).await;
     }
 }

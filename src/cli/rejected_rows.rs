@@ -17,16 +17,10 @@ const POSITION_COLUMNS: [&str; 5] = ["_source", "_row_group", "_row", "_column",
 
 /// Writes the rows of `rejects` to a .parquet or .csv file.
 pub(super) fn write(out: &Path, rejects: &[RejectRecord]) -> Result<()> {
-    let extension = out
-        .extension()
-        .and_then(|extension| extension.to_str())
-        .unwrap_or_default();
+    let extension = out.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let mut by_place: BTreeMap<(&str, i32), Vec<&RejectRecord>> = BTreeMap::new();
     for reject in rejects {
-        by_place
-            .entry((&reject.source, reject.unit))
-            .or_default()
-            .push(reject);
+        by_place.entry((&reject.source, reject.unit)).or_default().push(reject);
     }
     let read = |(source, unit): (&str, i32), rejects: &[&RejectRecord]| -> Result<RecordBatch> {
         let path = PathBuf::from(source);
@@ -68,9 +62,7 @@ fn write_parquet<'a>(
     }
     match writer {
         Some(writer) => writer.close().map(|_| ()).or_failed(describe),
-        None => Err(Error::refused(
-            "the load rejected no row, so there is nothing to write",
-        )),
+        None => Err(Error::refused("the load rejected no row, so there is nothing to write")),
     }
 }
 
@@ -79,24 +71,13 @@ fn write_csv<'a>(
     places: impl Iterator<Item = Result<(RecordBatch, &'a [&'a RejectRecord])>>,
 ) -> Result<()> {
     let describe = || format!("write {}", out.display());
-    let mut writer = csv::WriterBuilder::new()
-        .flexible(true)
-        .from_path(out)
-        .or_failed(describe)?;
+    let mut writer = csv::WriterBuilder::new().flexible(true).from_path(out).or_failed(describe)?;
     let mut header: Option<Vec<String>> = None;
     for place in places {
         let (batch, rejects) = place?;
-        let names: Vec<String> = batch
-            .schema()
-            .fields()
-            .iter()
-            .map(|field| field.name().clone())
-            .collect();
+        let names: Vec<String> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
         if header.as_ref() != Some(&names) {
-            let all = POSITION_COLUMNS
-                .iter()
-                .map(|name| (*name).to_string())
-                .chain(names.iter().cloned());
+            let all = POSITION_COLUMNS.iter().map(|name| (*name).to_string()).chain(names.iter().cloned());
             writer.write_record(all).or_failed(describe)?;
             header = Some(names);
         }
@@ -115,9 +96,7 @@ fn write_csv<'a>(
                 .iter()
                 .map(|column| cell(column.as_ref(), row))
                 .collect::<Result<Vec<_>>>()?;
-            writer
-                .write_record(position.into_iter().chain(cells))
-                .or_failed(describe)?;
+            writer.write_record(position.into_iter().chain(cells)).or_failed(describe)?;
         }
     }
     writer.flush().or_failed(describe)
@@ -132,7 +111,5 @@ fn cell(column: &dyn Array, row: usize) -> Result<Vec<u8>> {
         return Ok(column.as_binary::<i32>().value(row).to_vec());
     }
     let shown = arrow::util::display::array_value_to_string(column, row);
-    shown
-        .map(String::into_bytes)
-        .map_err(|error| Error::failed("write a value as text").because(error))
+    shown.map(String::into_bytes).map_err(|error| Error::failed("write a value as text").because(error))
 }

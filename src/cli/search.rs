@@ -21,11 +21,8 @@ pub(super) async fn run(context: &Context<'_>, arguments: SearchArguments) -> Re
     let mut session = server.connect("vecload search").await?;
     let table = context.table()?;
     let Some(target) = Target::find(&session, &table).await? else {
-        return Err(Error::refused(format!(
-            "there is no table {table} at {}",
-            server.settings.describe()
-        ))
-        .hint("load something first: vecload load FILE.parquet, or vecload seed"));
+        return Err(Error::refused(format!("there is no table {table} at {}", server.settings.describe()))
+            .hint("load something first: vecload load FILE.parquet, or vecload seed"));
     };
     let versions = ServerVersions::of(&session).await?;
     if request.channel.is_none() && target.channel_column().is_some() {
@@ -50,24 +47,12 @@ pub(super) async fn run(context: &Context<'_>, arguments: SearchArguments) -> Re
         let mut table = printer.table(&["distance", "id", "content"]);
         for hit in &result.hits {
             let id = hit.id.map_or(String::new(), |id| id.to_string());
-            table.add_row([
-                format!("{:.4}", hit.distance),
-                id,
-                cut(hit.content.as_deref().unwrap_or("")),
-            ]);
+            table.add_row([format!("{:.4}", hit.distance), id, cut(hit.content.as_deref().unwrap_or(""))]);
         }
         printer.answer(&table.trim_fmt())?;
     }
-    let how = if result.exact {
-        " (all rows compared: the index came back short)"
-    } else {
-        ""
-    };
-    printer.say(&format!(
-        "{} rows in {:.1} ms{how}",
-        result.hits.len(),
-        result.seconds * 1000.0
-    ));
+    let how = if result.exact { " (all rows compared: the index came back short)" } else { "" };
+    printer.say(&format!("{} rows in {:.1} ms{how}", result.hits.len(), result.seconds * 1000.0));
     for line in result.plan.iter().flatten() {
         printer.answer(line)?;
     }
@@ -89,17 +74,12 @@ fn request(context: &Context<'_>, arguments: &SearchArguments) -> Result<SearchR
     if k == 0 || k > EF_SEARCH_MAX {
         return Err(Error::refused(format!("-k {k}")).hint(format!("give 1 to {EF_SEARCH_MAX}")));
     }
-    let ef_search = arguments
-        .ef_search
-        .or((file.ef_search > 0).then_some(file.ef_search));
+    let ef_search = arguments.ef_search.or((file.ef_search > 0).then_some(file.ef_search));
     if ef_search.is_some_and(|ef_search| ef_search == 0 || ef_search > EF_SEARCH_MAX) {
         return Err(Error::refused("--ef-search is out of range").hint(format!("give 1 to {EF_SEARCH_MAX}")));
     }
-    let conditions = arguments
-        .conditions
-        .iter()
-        .map(|text| key_value("--where", text))
-        .collect::<Result<_>>()?;
+    let conditions =
+        arguments.conditions.iter().map(|text| key_value("--where", text)).collect::<Result<_>>()?;
     Ok(SearchRequest {
         query,
         channel: arguments.channel,
@@ -126,10 +106,8 @@ fn read_vector(path: &std::path::Path) -> Result<Vec<f32>> {
 }
 
 fn cut(text: &str) -> String {
-    let line: String = text
-        .chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .collect();
+    let line: String =
+        text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
     match line.char_indices().nth(CONTENT_CHARACTERS) {
         Some((end, _)) => format!("{}…", line[..end].trim_end()),
         None => line,

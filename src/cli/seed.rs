@@ -17,80 +17,26 @@ use crate::postgres::types::TargetType;
 
 /// Channel and text of the samples: four channels of five chunks.
 const CHUNKS: [(i64, &str); 20] = [
-    (
-        1,
-        "A vector index finds the nearest embeddings without comparing all of them.",
-    ),
-    (
-        1,
-        "HNSW is a graph index: searching it visits few vectors and finds most true neighbours.",
-    ),
-    (
-        1,
-        "An IVFFlat index sorts vectors into lists and searches the nearest lists only.",
-    ),
-    (
-        1,
-        "Cosine distance compares the direction of two embeddings, not their length.",
-    ),
-    (
-        1,
-        "Recall is the share of the true nearest neighbours that an index search returns.",
-    ),
-    (
-        2,
-        "COPY moves many rows into a table at once, much faster than single inserts.",
-    ),
-    (
-        2,
-        "The binary COPY format sends numbers as the server stores them, without text.",
-    ),
-    (
-        2,
-        "A bulk load is fastest when secondary indexes are built after the rows.",
-    ),
-    (
-        2,
-        "The write-ahead log makes committed rows survive a crash of the server.",
-    ),
+    (1, "A vector index finds the nearest embeddings without comparing all of them."),
+    (1, "HNSW is a graph index: searching it visits few vectors and finds most true neighbours."),
+    (1, "An IVFFlat index sorts vectors into lists and searches the nearest lists only."),
+    (1, "Cosine distance compares the direction of two embeddings, not their length."),
+    (1, "Recall is the share of the true nearest neighbours that an index search returns."),
+    (2, "COPY moves many rows into a table at once, much faster than single inserts."),
+    (2, "The binary COPY format sends numbers as the server stores them, without text."),
+    (2, "A bulk load is fastest when secondary indexes are built after the rows."),
+    (2, "The write-ahead log makes committed rows survive a crash of the server."),
     (2, "A transaction commits all of its rows or none of them."),
-    (
-        3,
-        "Citus distributes a table over several servers by a distribution column.",
-    ),
-    (
-        3,
-        "A shard holds the rows of a range of hash values of the distribution column.",
-    ),
-    (
-        3,
-        "The coordinator sends a query to the workers that hold the shards it needs.",
-    ),
-    (
-        3,
-        "Rebalancing moves shards between workers until they carry equal load.",
-    ),
+    (3, "Citus distributes a table over several servers by a distribution column."),
+    (3, "A shard holds the rows of a range of hash values of the distribution column."),
+    (3, "The coordinator sends a query to the workers that hold the shards it needs."),
+    (3, "Rebalancing moves shards between workers until they carry equal load."),
     (3, "A query for one channel touches one shard on one worker."),
-    (
-        4,
-        "Parquet stores a table by columns in row groups, each column compressed on its own.",
-    ),
-    (
-        4,
-        "A row group is read without reading the others, so many can be read at once.",
-    ),
-    (
-        4,
-        "Dictionary encoding stores each distinct text of a column once.",
-    ),
-    (
-        4,
-        "The footer of a Parquet file says where each column of each row group lies.",
-    ),
-    (
-        4,
-        "Snappy and zstd compress pages of column data; zstd is smaller, snappy faster.",
-    ),
+    (4, "Parquet stores a table by columns in row groups, each column compressed on its own."),
+    (4, "A row group is read without reading the others, so many can be read at once."),
+    (4, "Dictionary encoding stores each distinct text of a column once."),
+    (4, "The footer of a Parquet file says where each column of each row group lies."),
+    (4, "Snappy and zstd compress pages of column data; zstd is smaller, snappy faster."),
 ];
 
 const DIM_DEFAULT: usize = 1536;
@@ -152,10 +98,7 @@ fn write(path: &std::path::Path, dim: usize) -> parquet::errors::Result<()> {
 /// words in common are neighbours.
 fn embed(text: &str, dim: usize) -> Vec<f32> {
     let mut vector = vec![0.0f32; dim];
-    for word in text
-        .split(|character: char| !character.is_alphanumeric())
-        .filter(|word| word.len() > 3)
-    {
+    for word in text.split(|character: char| !character.is_alphanumeric()).filter(|word| word.len() > 3) {
         let stem: String = word.to_lowercase().chars().take(5).collect();
         let hash = xxhash_rust::xxh3::xxh3_64(stem.as_bytes());
         let sign = if hash >> 63 == 0 { 1.0 } else { -1.0 };

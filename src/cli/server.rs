@@ -28,11 +28,7 @@ pub(super) struct Server {
 impl Context<'_> {
     /// The table that is meant.
     pub(super) fn table(&self) -> Result<QualifiedName> {
-        self.global
-            .table
-            .as_ref()
-            .unwrap_or(&self.file.database.table)
-            .parse()
+        self.global.table.as_ref().unwrap_or(&self.file.database.table).parse()
     }
 
     /// The server that is meant: a flag beats the environment, which beats the file; else the embedded one
@@ -49,19 +45,13 @@ impl Context<'_> {
             },
         };
         if let Some(settings) = given {
-            return Ok(Server {
-                settings,
-                is_embedded: false,
-            });
+            return Ok(Server { settings, is_embedded: false });
         }
         let server = self.start_embedded(None).await?;
         // The environment speaks of other servers.
         let settings = ConnectSettings::resolve(Some(&server.url()), &|_| None)?;
         let settings = settings.ok_or_else(|| Error::bug("the embedded server has no URL"))?;
-        Ok(Server {
-            settings,
-            is_embedded: true,
-        })
+        Ok(Server { settings, is_embedded: true })
     }
 
     /// Starts the embedded server.
@@ -74,9 +64,7 @@ impl Context<'_> {
         while let Some(line) = said.recv().await {
             self.printer.say(&line);
         }
-        starting
-            .await
-            .map_err(|panic| Error::bug("start the embedded server").because(panic))?
+        starting.await.map_err(|panic| Error::bug("start the embedded server").because(panic))?
     }
 
     /// Options of the embedded server.
@@ -95,10 +83,7 @@ impl Context<'_> {
 impl Server {
     /// Opens a session.
     pub(super) async fn connect(&self, name: &str) -> Result<Session> {
-        let options = SessionOptions {
-            application_name: Some(name.into()),
-            transaction_timeout: None,
-        };
+        let options = SessionOptions { application_name: Some(name.into()), transaction_timeout: None };
         self.settings.connect(&options).await
     }
 }

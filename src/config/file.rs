@@ -96,30 +96,19 @@ pub struct SearchSection {
 
 impl Default for DatabaseSection {
     fn default() -> Self {
-        Self {
-            url: String::new(),
-            table: "chunks".into(),
-        }
+        Self { url: String::new(), table: "chunks".into() }
     }
 }
 
 impl Default for EmbeddedSection {
     fn default() -> Self {
-        Self {
-            dir: ".vecload".into(),
-            pg_bindir: PathBuf::new(),
-            port: 0,
-        }
+        Self { dir: ".vecload".into(), pg_bindir: PathBuf::new(), port: 0 }
     }
 }
 
 impl Default for MigrateSection {
     fn default() -> Self {
-        Self {
-            dim: 1536,
-            vector_type: VectorType::Vector,
-            shards: 32,
-        }
+        Self { dim: 1536, vector_type: VectorType::Vector, shards: 32 }
     }
 }
 
@@ -183,9 +172,7 @@ mod tests {
         for (section, keys) in &defaults {
             assert!(COMMITTED.contains(&format!("[{section}]")), "section [{section}]");
             for key in keys.as_table().expect("a section").keys() {
-                let named = COMMITTED
-                    .lines()
-                    .any(|line| line.starts_with(&format!("{key} = ")));
+                let named = COMMITTED.lines().any(|line| line.starts_with(&format!("{key} = ")));
                 assert!(named, "key {key} of [{section}]");
             }
         }
@@ -194,9 +181,6 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_its_line() {
         let error = PipelineFile::parse("[load]\nlane = 3\n").expect_err("unknown");
-        assert!(
-            error.to_string().contains("lane") && error.to_string().contains("line 2"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("lane") && error.to_string().contains("line 2"), "{error}");
     }
 }

@@ -56,9 +56,7 @@ pub fn show_size(bytes: u64) -> String {
 
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
-    let end = text
-        .find(|character: char| !matches!(character, '0'..='9' | '.' | '-'))
-        .unwrap_or(text.len());
+    let end = text.find(|character: char| !matches!(character, '0'..='9' | '.' | '-')).unwrap_or(text.len());
     (&text[..end], text[end..].trim())
 }
 

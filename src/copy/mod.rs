@@ -99,12 +99,7 @@ impl CopyBlock {
         self.rows += segment.slice.rows;
         self.bytes += segment.tuples.len();
         self.segments.push(segment.tuples);
-        if !self
-            .slices
-            .iter_mut()
-            .rev()
-            .any(|slice| slice.absorb(&segment.slice))
-        {
+        if !self.slices.iter_mut().rev().any(|slice| slice.absorb(&segment.slice)) {
             self.slices.push(segment.slice);
         }
         for range in segment.ids {
@@ -131,15 +126,7 @@ mod tests {
 
     fn slice(first_row: u64, last_row: u64) -> Slice {
         let rows = last_row - first_row + 1;
-        Slice {
-            source: 0,
-            unit: 0,
-            first_row,
-            last_row,
-            hash_low: i32::MIN,
-            hash_high: i32::MAX,
-            rows,
-        }
+        Slice { source: 0, unit: 0, first_row, last_row, hash_low: i32::MIN, hash_high: i32::MAX, rows }
     }
 
     #[test]
@@ -148,17 +135,8 @@ mod tests {
         assert!(one.absorb(&slice(10, 19)));
         assert_eq!(one, slice(0, 19));
         assert!(!one.absorb(&slice(21, 30)), "a gap is not covered");
-        assert!(
-            !one.absorb(&Slice {
-                hash_low: 0,
-                ..slice(20, 30)
-            }),
-            "other hashes are not covered"
-        );
-        assert!(!one.absorb(&Slice {
-            unit: 1,
-            ..slice(20, 30)
-        }));
+        assert!(!one.absorb(&Slice { hash_low: 0, ..slice(20, 30) }), "other hashes are not covered");
+        assert!(!one.absorb(&Slice { unit: 1, ..slice(20, 30) }));
     }
 
     #[test]

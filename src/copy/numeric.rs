@@ -36,11 +36,7 @@ pub fn put_numeric(out: &mut Vec<u8>, text: &str) -> bool {
         return false;
     };
     // The point stands `point` digits into `all`.
-    let all: Vec<u8> = integer
-        .bytes()
-        .chain(fraction.bytes())
-        .map(|digit| digit - b'0')
-        .collect();
+    let all: Vec<u8> = integer.bytes().chain(fraction.bytes()).map(|digit| digit - b'0').collect();
     let point = integer.len() as i64 + exponent;
     let scale = (fraction.len() as i64 - exponent).max(0);
     let leading_zeros = all.iter().take_while(|digit| **digit == 0).count();
@@ -61,11 +57,8 @@ pub fn put_numeric(out: &mut Vec<u8>, text: &str) -> bool {
         .map(|group| {
             (0..4).rev().fold(0u16, |value, place| {
                 let index = point - 1 - (group * 4 + place);
-                let digit = usize::try_from(index)
-                    .ok()
-                    .and_then(|index| all.get(index))
-                    .copied()
-                    .unwrap_or(0);
+                let digit =
+                    usize::try_from(index).ok().and_then(|index| all.get(index)).copied().unwrap_or(0);
                 value * 10 + u16::from(digit)
             })
         })
@@ -105,9 +98,7 @@ mod tests {
     fn parts(text: &str) -> Option<Vec<i32>> {
         let mut out = Vec::new();
         put_numeric(&mut out, text).then(|| {
-            out.chunks_exact(2)
-                .map(|pair| i32::from(i16::from_be_bytes([pair[0], pair[1]])))
-                .collect()
+            out.chunks_exact(2).map(|pair| i32::from(i16::from_be_bytes([pair[0], pair[1]]))).collect()
         })
     }
 

@@ -53,36 +53,20 @@ impl Account {
         if me.is_root() && !owner.is_root() {
             return Self::of(owner, true);
         }
-        let name = |uid: Uid| {
-            User::from_uid(uid)
-                .ok()
-                .flatten()
-                .map_or_else(|| uid.to_string(), |user| user.name)
-        };
-        Err(Error::failed(format!(
-            "{} belongs to {}, and this is {}",
-            what.display(),
-            name(owner),
-            name(me)
-        ))
-        .hint("run vecload as the user who made it, or from another directory"))
+        let name =
+            |uid: Uid| User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
+        Err(Error::failed(format!("{} belongs to {}, and this is {}", what.display(), name(owner), name(me)))
+            .hint("run vecload as the user who made it, or from another directory"))
     }
 
     fn of(uid: Uid, switch: bool) -> Result<Self> {
         let user = User::from_uid(uid).or_failed(|| format!("look up user id {uid}"))?;
         // initdb and peer authentication both look the name up.
         let user = user.ok_or_else(|| {
-            Error::failed(format!(
-                "user id {uid} has no name on this machine, and PostgreSQL wants one"
-            ))
-            .hint("add a line for it to /etc/passwd, run as a named user, or name a server with --db URL")
+            Error::failed(format!("user id {uid} has no name on this machine, and PostgreSQL wants one"))
+                .hint("add a line for it to /etc/passwd, run as a named user, or name a server with --db URL")
         })?;
-        Ok(Self {
-            uid: uid.as_raw(),
-            gid: user.gid.as_raw(),
-            name: user.name,
-            switch,
-        })
+        Ok(Self { uid: uid.as_raw(), gid: user.gid.as_raw(), name: user.name, switch })
     }
 
     /// The user's name.
@@ -108,11 +92,7 @@ impl Account {
         without_pg_variables(&mut command);
         if self.switch {
             // With a uid set, std also drops root's supplementary groups.
-            command
-                .uid(self.uid)
-                .gid(self.gid)
-                .env("HOME", "/")
-                .env("USER", &self.name);
+            command.uid(self.uid).gid(self.gid).env("HOME", "/").env("USER", &self.name);
             command.env("LOGNAME", &self.name);
         }
         command
@@ -141,20 +121,12 @@ impl Account {
 
     /// Gives an open file to this user.
     pub(super) fn own_file(&self, file: &File) -> io::Result<()> {
-        if self.switch {
-            fchown(file, Some(self.uid), Some(self.gid))
-        } else {
-            Ok(())
-        }
+        if self.switch { fchown(file, Some(self.uid), Some(self.gid)) } else { Ok(()) }
     }
 
     /// Gives a path (never what a link there points to) to this user.
     pub(super) fn own(&self, path: &Path) -> io::Result<()> {
-        if self.switch {
-            lchown(path, Some(self.uid), Some(self.gid))
-        } else {
-            Ok(())
-        }
+        if self.switch { lchown(path, Some(self.uid), Some(self.gid)) } else { Ok(()) }
     }
 }
 
@@ -192,21 +164,11 @@ mod tests {
     #[test]
     fn programs_run_as_the_account() {
         let account = Account::for_new_cluster().unwrap();
-        let output = account
-            .output(account.command(Path::new("/usr/bin/id")).arg("-u"))
-            .unwrap();
-        assert_eq!(
-            String::from_utf8_lossy(&output.stdout).trim(),
-            account.uid().to_string()
-        );
-        let output = account
-            .output(account.command(Path::new("/usr/bin/id")).arg("-G"))
-            .unwrap();
+        let output = account.output(account.command(Path::new("/usr/bin/id")).arg("-u")).unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), account.uid().to_string());
+        let output = account.output(account.command(Path::new("/usr/bin/id")).arg("-G")).unwrap();
         if account.is_other() {
-            assert_eq!(
-                String::from_utf8_lossy(&output.stdout).split_whitespace().count(),
-                1
-            );
+            assert_eq!(String::from_utf8_lossy(&output.stdout).split_whitespace().count(), 1);
         }
     }
 }

@@ -23,23 +23,18 @@ pub(super) fn major_of(place: &Place) -> Result<Option<u32>> {
     let text =
         fs::read_to_string(&file).or_failed(|| format!("{} is no database cluster", data.display()))?;
     let major = text.trim().split('.').next().and_then(|major| major.parse().ok());
-    major
-        .map(Some)
-        .ok_or_else(|| Error::failed(format!("{} holds no version: {text:?}", file.display())))
+    major.map(Some).ok_or_else(|| Error::failed(format!("{} holds no version: {text:?}", file.display())))
 }
 
 /// Another major version can't open the cluster.
 pub(super) fn wrong_major(place: &Place, cluster: u32, programs: &str) -> Error {
     let data = place.data();
-    Error::refused(format!(
-        "the cluster in {} was made by PostgreSQL {cluster}; {programs}",
-        data.display()
-    ))
-    .hint(format!(
-        "name the programs of a PostgreSQL {cluster} with pgvector (--pg-bindir) to use or dump it, \
+    Error::refused(format!("the cluster in {} was made by PostgreSQL {cluster}; {programs}", data.display()))
+        .hint(format!(
+            "name the programs of a PostgreSQL {cluster} with pgvector (--pg-bindir) to use or dump it, \
              or move {} away to begin with an empty one",
-        data.display()
-    ))
+            data.display()
+        ))
 }
 
 /// Makes the cluster if there is none. It appears under its name only when complete.
@@ -47,10 +42,7 @@ pub(super) fn ensure(place: &Place, programs: &Programs, say: &dyn Fn(&str)) -> 
     if place.data().is_dir() {
         return Ok(());
     }
-    say(&format!(
-        "creating a database cluster in {}",
-        place.home().display()
-    ));
+    say(&format!("creating a database cluster in {}", place.home().display()));
     let new = place.home().join("data.new");
     match fs::remove_dir_all(&new) {
         // What an interrupted initdb left.
@@ -78,32 +70,21 @@ fn initdb(place: &Place, programs: &Programs, new: &Path) -> Result<()> {
     let account = place.account();
     let mut command = account.command(&programs.bindir.join("initdb"));
     // initdb builds shell commands: a relative directory needs no quoting in them.
-    command
-        .current_dir(new)
-        .args(["-D", ".", "--username", ROLE, "--encoding", "UTF8"]);
+    command.current_dir(new).args(["-D", ".", "--username", ROLE, "--encoding", "UTF8"]);
     // The same order of strings on every machine, whatever its libc: an upgrade can't break an index.
     command.args(["--locale", "C"]);
     if programs.major >= 17 {
         command.args(["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]);
     }
-    command.args([
-        "--data-checksums",
-        "--auth-local",
-        "peer",
-        "--auth-host",
-        "scram-sha-256",
-    ]);
+    command.args(["--data-checksums", "--auth-local", "peer", "--auth-host", "scram-sha-256"]);
     // Answers Ctrl-C together with vecload: a half-made cluster is cleared away next time.
     let output = account.output(&mut command)?;
     if output.status.success() {
         return Ok(());
     }
     let said = files::last_lines(&String::from_utf8_lossy(&output.stderr), 6).replace('\n', "; ");
-    let message = format!(
-        "create a database cluster in {} as user {}: {said}",
-        new.display(),
-        account.name()
-    );
+    let message =
+        format!("create a database cluster in {} as user {}: {said}", new.display(), account.name());
     let hint = match said.contains("No space left on device") {
         true => "make room on that disk, or run from a directory on another one",
         false => "the directory has to be on a local disk where that user can write",
@@ -170,18 +151,10 @@ fn settings_text(
     let port = port.unwrap_or(PORT_WITHOUT_NETWORK);
     text += &format!("port = {port}\n");
     text += &format!("listen_addresses = '{listen}'\n");
-    text += &format!(
-        "unix_socket_directories = {}\n",
-        quoted(&place.run().to_string_lossy())
-    );
+    text += &format!("unix_socket_directories = {}\n", quoted(&place.run().to_string_lossy()));
     text += "cluster_name = 'vecload'\nlog_line_prefix = '%m [%p] %q%a '\n\n";
     for setting in settings_for(machine) {
-        text += &format!(
-            "# {}\n{} = {}\n",
-            setting.why,
-            setting.name,
-            quoted(&setting.value)
-        );
+        text += &format!("# {}\n{} = {}\n", setting.why, setting.name, quoted(&setting.value));
     }
     if options.need_citus && programs.citus.is_some() {
         text += "# asked for\nshared_preload_libraries = 'citus'\n";
@@ -197,8 +170,7 @@ const PORT_WITHOUT_NETWORK: u16 = 54329;
 /// The port of the last start.
 pub(super) fn last_port(place: &Place) -> Option<u16> {
     let text = fs::read_to_string(place.conf()).ok()?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("port = ")?.parse().ok())
+    text.lines().find_map(|line| line.strip_prefix("port = ")?.parse().ok())
 }
 
 #[cfg(test)]
@@ -230,10 +202,7 @@ mod tests {
         };
         let machine = Machine::look(dir.path());
         let text = settings_text(&place, &programs, &options, Some(5555), &machine);
-        let (ours, theirs) = (
-            text.find("max_connections = '100'"),
-            text.find("max_connections = '7'"),
-        );
+        let (ours, theirs) = (text.find("max_connections = '100'"), text.find("max_connections = '7'"));
         assert!(ours.unwrap() < theirs.unwrap(), "{text}");
         assert!(text.contains("shared_preload_libraries = 'citus'"));
         fs::write(place.conf(), &text).unwrap();

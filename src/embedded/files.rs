@@ -25,11 +25,7 @@ pub(super) fn write_atomic(path: &Path, text: &str, mode: u32, owner: Option<&Ac
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&beside)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
     let written = (|| {
         if let Some(owner) = owner {
             owner.own_file(&file)?;
@@ -70,12 +66,7 @@ pub(super) fn make_dirs(path: &Path, mode: u32) -> Result<()> {
 /// Opens a file for appending, made with mode 0600 for `owner` if it isn't there.
 pub(super) fn open_append(path: &Path, owner: &Account) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(OFlag::O_NOFOLLOW.bits());
+    options.read(true).append(true).create(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
     let file = options.open(path)?;
     owner.own_file(&file)?;
     Ok(file)
@@ -121,15 +112,10 @@ pub(super) fn tail(path: &Path, from: u64, lines: usize) -> String {
     // Enough for the lines wanted, bounded for a log that was written to all day.
     const TAIL_BYTES_MAX: u64 = 16 * 1024;
     let read = || -> io::Result<Vec<u8>> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .custom_flags(OFlag::O_NOFOLLOW.bits())
-            .open(path)?;
+        let mut file = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
         let length = file.metadata()?.len();
         let mut bytes = Vec::new();
-        file.seek(SeekFrom::Start(
-            from.max(length.saturating_sub(TAIL_BYTES_MAX)).min(length),
-        ))?;
+        file.seek(SeekFrom::Start(from.max(length.saturating_sub(TAIL_BYTES_MAX)).min(length)))?;
         file.take(TAIL_BYTES_MAX).read_to_end(&mut bytes)?;
         Ok(bytes)
     };

@@ -87,35 +87,19 @@ impl Programs {
         if need_citus && citus.is_none() {
             return Err(missing("Citus (citus.control)"));
         }
-        Ok(Self {
-            bindir: bindir.to_path_buf(),
-            sharedir,
-            version,
-            major,
-            pgvector,
-            citus,
-        })
+        Ok(Self { bindir: bindir.to_path_buf(), sharedir, version, major, pgvector, citus })
     }
 
     /// For messages: `PostgreSQL 18.6 with pgvector 0.8.6`.
     pub(super) fn describe(&self) -> String {
-        let citus = self
-            .citus
-            .as_ref()
-            .map_or_else(String::new, |version| format!(", Citus {version}"));
-        format!(
-            "PostgreSQL {} with pgvector {}{citus}",
-            self.version, self.pgvector
-        )
+        let citus = self.citus.as_ref().map_or_else(String::new, |version| format!(", Citus {version}"));
+        format!("PostgreSQL {} with pgvector {}{citus}", self.version, self.pgvector)
     }
 }
 
 /// `18.6` and `18` from `postgres (PostgreSQL) 18.6 (Debian 18.6-1)`; also from `19devel`, `19beta1`.
 fn parse_version(said: &str) -> Option<(String, u32)> {
-    let word = said
-        .split_whitespace()
-        .skip_while(|word| !word.ends_with("(PostgreSQL)"))
-        .nth(1)?;
+    let word = said.split_whitespace().skip_while(|word| !word.ends_with("(PostgreSQL)")).nth(1)?;
     let digits = word.split(|c: char| !c.is_ascii_digit()).next()?;
     Some((word.to_owned(), digits.parse().ok()?))
 }
@@ -144,9 +128,7 @@ fn default_version(sharedir: &Path, extension: &str) -> Option<String> {
 /// Debian ships `pg_config` in its -dev package only; then the layouts of the usual places tell. `postgres.bki` is
 /// in every share directory and nowhere else.
 fn sharedir_of(bindir: &Path, major: u32) -> Option<PathBuf> {
-    let told = run(&bindir.join("pg_config"), "--sharedir")
-        .ok()
-        .map(PathBuf::from);
+    let told = run(&bindir.join("pg_config"), "--sharedir").ok().map(PathBuf::from);
     let prefix = bindir.parent().unwrap_or(bindir);
     let guesses = [
         prefix.join("share"),
@@ -157,18 +139,12 @@ fn sharedir_of(bindir: &Path, major: u32) -> Option<PathBuf> {
         PathBuf::from(format!("/usr/share/postgresql{major}")),
         PathBuf::from(format!("/opt/local/share/postgresql{major}")),
     ];
-    told.into_iter()
-        .chain(guesses)
-        .find(|dir| dir.join("postgres.bki").is_file())
+    told.into_iter().chain(guesses).find(|dir| dir.join("postgres.bki").is_file())
 }
 
 /// What a program prints, in one line.
 fn run(program: &Path, argument: &str) -> Result<String, String> {
-    let output = Command::new(program)
-        .arg(argument)
-        .stdin(Stdio::null())
-        .env("LC_ALL", "C")
-        .output();
+    let output = Command::new(program).arg(argument).stdin(Stdio::null()).env("LC_ALL", "C").output();
     let output = output.map_err(|cause| format!("{} doesn't start: {cause}", program.display()))?;
     if !output.status.success() {
         let said = super::files::last_lines(&String::from_utf8_lossy(&output.stderr), 1);
@@ -184,10 +160,7 @@ mod tests {
     #[test]
     fn versions_are_read_as_postgres_prints_them() {
         let read = |said| parse_version(said).map(|(_, major)| major);
-        assert_eq!(
-            read("postgres (PostgreSQL) 18.6 (Debian 18.6-1.pgdg12+1)"),
-            Some(18)
-        );
+        assert_eq!(read("postgres (PostgreSQL) 18.6 (Debian 18.6-1.pgdg12+1)"), Some(18));
         assert_eq!(read("postgres (PostgreSQL) 19beta1"), Some(19));
         assert_eq!(read("something else"), None);
         assert_eq!(two_numbers("0.8.1"), Some((0, 8)));

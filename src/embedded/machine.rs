@@ -38,9 +38,8 @@ impl Machine {
             } else {
                 None
             },
-            disk_free_bytes: statvfs(home).map_or(DISK_BYTES_UNKNOWN, |found| {
-                bytes(found.blocks_available(), found.fragment_size())
-            }),
+            disk_free_bytes: statvfs(home)
+                .map_or(DISK_BYTES_UNKNOWN, |found| bytes(found.blocks_available(), found.fragment_size())),
         }
     }
 }
@@ -60,10 +59,7 @@ fn physical_memory() -> Option<u64> {
 
 #[cfg(not(target_os = "linux"))]
 fn physical_memory() -> Option<u64> {
-    let output = std::process::Command::new("sysctl")
-        .args(["-n", "hw.memsize"])
-        .output()
-        .ok()?;
+    let output = std::process::Command::new("sysctl").args(["-n", "hw.memsize"]).output().ok()?;
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 

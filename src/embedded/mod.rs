@@ -124,10 +124,7 @@ impl EmbeddedServer {
             match session::prepare(&place, &postmaster, options.need_citus) {
                 Ok(()) => {
                     if was_running && options.port.is_some_and(|port| port != postmaster.port) {
-                        say(&format!(
-                            "the server is running already, on port {}",
-                            postmaster.port
-                        ));
+                        say(&format!("the server is running already, on port {}", postmaster.port));
                     }
                     return Ok(Self { place, postmaster });
                 }
@@ -227,9 +224,7 @@ impl EmbeddedServer {
         let bindir = self.bindir()?;
         // Upgraded underneath: the file may be another version or gone, the server still runs.
         let version = installation::version_in(&bindir).unwrap_or_else(|| "unknown".to_owned());
-        let uptime = SystemTime::now()
-            .duration_since(self.postmaster.since)
-            .unwrap_or_default();
+        let uptime = SystemTime::now().duration_since(self.postmaster.since).unwrap_or_default();
         Ok(Status {
             state: self.postmaster.state.clone(),
             pid: self.postmaster.pid,
@@ -252,20 +247,13 @@ fn absolute(dir: &Path) -> Result<PathBuf> {
 }
 
 fn socket_url(socket_dir: &Path, port: u16) -> String {
-    format!(
-        "postgresql://{ROLE}@/{ROLE}?host={}&port={port}",
-        in_url(&socket_dir.to_string_lossy())
-    )
+    format!("postgresql://{ROLE}@/{ROLE}?host={}&port={port}", in_url(&socket_dir.to_string_lossy()))
 }
 
 /// Everything but plain characters is escaped; slashes are plain in a query.
 fn in_url(text: &str) -> String {
     use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-    const KEPT: &AsciiSet = &NON_ALPHANUMERIC
-        .remove(b'/')
-        .remove(b'.')
-        .remove(b'-')
-        .remove(b'_');
+    const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
     utf8_percent_encode(text, KEPT).to_string()
 }
 
@@ -276,10 +264,7 @@ mod tests {
     #[test]
     fn nothing_runs_and_nothing_is_made_where_nobody_started_anything() {
         let dir = tempfile::tempdir().unwrap();
-        let options = EmbeddedOptions {
-            dir: dir.path().join(".vecload"),
-            ..EmbeddedOptions::default()
-        };
+        let options = EmbeddedOptions { dir: dir.path().join(".vecload"), ..EmbeddedOptions::default() };
         assert!(EmbeddedServer::running(&options).unwrap().is_none());
         assert!(!EmbeddedServer::stop(&options).unwrap());
         assert!(!options.dir.is_dir());
@@ -293,14 +278,8 @@ mod tests {
     #[test]
     fn the_url_says_the_same_to_tokio_postgres() {
         let config: tokio_postgres::Config = socket_url(Path::new("/tmp/a b"), 5555).parse().unwrap();
-        assert_eq!(
-            config.get_hosts(),
-            [tokio_postgres::config::Host::Unix("/tmp/a b".into())]
-        );
-        assert_eq!(
-            (config.get_user(), config.get_dbname()),
-            (Some("vecload"), Some("vecload"))
-        );
+        assert_eq!(config.get_hosts(), [tokio_postgres::config::Host::Unix("/tmp/a b".into())]);
+        assert_eq!((config.get_user(), config.get_dbname()), (Some("vecload"), Some("vecload")));
         assert_eq!(config.get_ports(), [5555]);
     }
 }

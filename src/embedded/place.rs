@@ -76,9 +76,7 @@ impl Place {
             fs::create_dir_all(parent).or_failed(|| format!("create directory {}", parent.display()))?;
         }
         files::make_dir(dir, 0o700)?;
-        let owner = fs::metadata(dir)
-            .or_failed(|| format!("open {}", dir.display()))?
-            .uid();
+        let owner = fs::metadata(dir).or_failed(|| format!("open {}", dir.display()))?.uid();
         if owner != geteuid().as_raw() && !geteuid().is_root() {
             // The error names the owner.
             Account::for_cluster_of(owner, dir)?;
@@ -109,11 +107,7 @@ impl Place {
     #[cfg(test)]
     pub(super) fn for_test(home: &Path) -> Self {
         // Every user of a test machine has a name.
-        Self {
-            dir: home.into(),
-            home: home.into(),
-            account: Account::current().unwrap(),
-        }
+        Self { dir: home.into(), home: home.into(), account: Account::current().unwrap() }
     }
 
     /// One process at a time works on a cluster.
@@ -221,11 +215,7 @@ fn system_home(dir: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
     let mut next = 2;
     while home.join("data").is_dir() {
         let older = Account::for_new_cluster()?;
-        let older = Place {
-            dir: project.clone(),
-            home: home.clone(),
-            account: older,
-        };
+        let older = Place { dir: project.clone(), home: home.clone(), account: older };
         let runs = match postmaster::look(&older) {
             Ok(Found::Running(postmaster)) => format!("; its server still runs (pid {})", postmaster.pid),
             _ => String::new(),
@@ -246,25 +236,15 @@ mod tests {
     use super::*;
 
     fn place(home: &str) -> Place {
-        Place {
-            dir: "/p/.vecload".into(),
-            home: home.into(),
-            account: Account::current().unwrap(),
-        }
+        Place { dir: "/p/.vecload".into(), home: home.into(), account: Account::current().unwrap() }
     }
 
     #[test]
     fn socket_paths_stay_short_and_plain() {
-        assert_eq!(
-            place("/home/ann/p/.vecload/server").run(),
-            Path::new("/home/ann/p/.vecload/server/run")
-        );
-        for home in [
-            "/home/ann/my project",
-            "/home/änn/p",
-            "/home/ann/a'b,c",
-            &format!("/{}", "x".repeat(90)),
-        ] {
+        assert_eq!(place("/home/ann/p/.vecload/server").run(), Path::new("/home/ann/p/.vecload/server/run"));
+        for home in
+            ["/home/ann/my project", "/home/änn/p", "/home/ann/a'b,c", &format!("/{}", "x".repeat(90))]
+        {
             let run = place(home).run();
             assert!(run.starts_with("/tmp"), "{}", run.display());
             assert!(run.as_os_str().len() <= SOCKET_DIR_BYTES_MAX);

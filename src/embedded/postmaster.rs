@@ -72,10 +72,8 @@ pub(super) fn look(place: &Place) -> Result<Found> {
     // In a container the pid means nothing, but the socket still leads to a server that lives in another one.
     let socket = place.run().join(format!(".s.PGSQL.{}", postmaster.port));
     if UnixStream::connect(&socket).is_ok() {
-        let message = format!(
-            "a server that isn't visible from here already runs on {}",
-            place.data().display()
-        );
+        let message =
+            format!("a server that isn't visible from here already runs on {}", place.data().display());
         return Err(Error::failed(message).hint("it runs in another container: use it or stop it from there"));
     }
     Ok(Found::Stale)
@@ -90,19 +88,8 @@ fn parse(text: &str) -> Option<Postmaster> {
     let port = lines.next().and_then(|port| port.parse().ok()).unwrap_or(0);
     let socket_dir = PathBuf::from(lines.next().unwrap_or_default());
     let listen = lines.next().unwrap_or_default().to_owned();
-    let state = lines
-        .nth(1)
-        .filter(|state| !state.is_empty())
-        .unwrap_or("starting")
-        .to_owned();
-    Some(Postmaster {
-        pid,
-        port,
-        socket_dir,
-        listen,
-        since,
-        state,
-    })
+    let state = lines.nth(1).filter(|state| !state.is_empty()).unwrap_or("starting").to_owned();
+    Some(Postmaster { pid, port, socket_dir, listen, since, state })
 }
 
 /// Does this process work in that directory? Every postmaster does, and hardly anything else. Processes that are
@@ -185,13 +172,9 @@ fn start_pg_ctl(place: &Place, bindir: &Path) -> Result<(Child, u64)> {
     let mut command = account.command(&bindir.join("pg_ctl"));
     let limit = START_WAIT_MAX.as_secs().to_string();
     // pg_ctl builds a shell command with the directory in it: a relative one needs no quoting.
-    command
-        .current_dir(place.data())
-        .args(["start", "--silent", "--wait", "--timeout", &limit, "-D", "."]);
+    command.current_dir(place.data()).args(["start", "--silent", "--wait", "--timeout", &limit, "-D", "."]);
     command.process_group(0).stdout(log).stderr(log_too);
-    let child = command
-        .spawn()
-        .map_err(|cause| account.cannot_run(&command, cause))?;
+    let child = command.spawn().map_err(|cause| account.cannot_run(&command, cause))?;
     Ok((child, log_start))
 }
 
@@ -204,10 +187,7 @@ fn wait_for(mut child: Child, place: &Place, log_start: u64, say: &dyn Fn(&str))
         }
         if told.elapsed() > Duration::from_secs(5) {
             let line = files::tail(&place.log(), log_start, 1);
-            say(&format!(
-                "the server is still starting after {} s: {line}",
-                since.elapsed().as_secs()
-            ));
+            say(&format!("the server is still starting after {} s: {line}", since.elapsed().as_secs()));
             told = Instant::now();
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -222,10 +202,8 @@ pub(super) fn settle(place: &Place, say: &dyn Fn(&str)) -> Result<Found> {
         match look(place)? {
             Found::Running(postmaster) if postmaster.state != "ready" => {
                 if since.elapsed() > START_WAIT_MAX {
-                    let message = format!(
-                        "the server (pid {}) is still {}",
-                        postmaster.pid, postmaster.state
-                    );
+                    let message =
+                        format!("the server (pid {}) is still {}", postmaster.pid, postmaster.state);
                     let hint = format!("its log is {}", place.log().display());
                     return Err(Error::failed(message).hint(hint));
                 }
@@ -294,10 +272,7 @@ pub(super) fn free_port(asked: Option<u16>, last: Option<u16>) -> Result<Option<
     if let Some(port) = last.into_iter().chain(usual).find(|port| bind(*port).is_ok()) {
         return Ok(Some(port));
     }
-    Ok(bind(0)
-        .and_then(|listener| listener.local_addr())
-        .map(|address| address.port())
-        .ok())
+    Ok(bind(0).and_then(|listener| listener.local_addr()).map(|address| address.port()).ok())
 }
 
 #[cfg(test)]
@@ -308,10 +283,7 @@ mod tests {
     fn pid_files_are_read_as_far_as_they_are_written() {
         let whole = "812\n/p/data\n1790000000\n54329\n/p/run\n127.0.0.1\n  11  22\nready   \n";
         let postmaster = parse(whole).unwrap();
-        assert_eq!(
-            (postmaster.pid, postmaster.port, postmaster.state.as_str()),
-            (812, 54329, "ready")
-        );
+        assert_eq!((postmaster.pid, postmaster.port, postmaster.state.as_str()), (812, 54329, "ready"));
         assert_eq!(postmaster.socket_dir, Path::new("/p/run"));
         assert_eq!(parse("812\n/p/data\n1790000000\n").unwrap().state, "starting");
         for broken in ["", "x\n", "0\n/p\n1\n", "-812\n/p\n1\n", "812\n"] {
@@ -322,11 +294,8 @@ mod tests {
     #[test]
     fn a_process_is_known_by_the_directory_it_works_in() {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .current_dir(dir.path())
-            .spawn()
-            .unwrap();
+        let mut child =
+            std::process::Command::new("sleep").arg("60").current_dir(dir.path()).spawn().unwrap();
         let pid = child.id() as i32;
         assert!(works_in(pid, dir.path()));
         assert!(!works_in(std::process::id() as i32, dir.path()));

@@ -36,9 +36,7 @@ pub(super) fn find_major(
 ) -> Result<Option<Programs>> {
     if let Some(bindir) = pg_bindir {
         let programs = Programs::in_bindir(bindir, need_citus);
-        return programs
-            .map(Some)
-            .map_err(|why| refused(&format!("--pg-bindir {}", bindir.display()), &why));
+        return programs.map(Some).map_err(|why| refused(&format!("--pg-bindir {}", bindir.display()), &why));
     }
     if let Some(pg_config) = std::env::var_os("PG_CONFIG").filter(|value| !value.is_empty()) {
         let programs = Programs::of_pg_config(Path::new(&pg_config), need_citus);
@@ -48,11 +46,7 @@ pub(super) fn find_major(
     let fits = |found: std::result::Result<Programs, String>| match found {
         Ok(programs) if major.is_none_or(|major| major == programs.major) => Some(programs),
         Ok(programs) => {
-            tracing::debug!(
-                "passed over {}: PostgreSQL {}",
-                programs.bindir.display(),
-                programs.version
-            );
+            tracing::debug!("passed over {}: PostgreSQL {}", programs.bindir.display(), programs.version);
             None
         }
         Err(why) => {
@@ -69,27 +63,17 @@ pub(super) fn find_major(
         }
     }
     // A link in /usr/local/bin leads to the directory it came from.
-    let on_path = path_dirs()
-        .into_iter()
-        .filter_map(|dir| fs::canonicalize(dir.join("postgres")).ok());
+    let on_path = path_dirs().into_iter().filter_map(|dir| fs::canonicalize(dir.join("postgres")).ok());
     let on_path = on_path.filter_map(|program| program.parent().map(Path::to_path_buf));
-    let usual = USUAL_PLACES
-        .iter()
-        .flat_map(|pattern| newest_first(Path::new(pattern)));
-    let found = usual
-        .chain(on_path)
-        .filter(|bindir| bindir.join("postgres").is_file());
-    Ok(found
-        .into_iter()
-        .find_map(|bindir| fits(Programs::in_bindir(&bindir, need_citus))))
+    let usual = USUAL_PLACES.iter().flat_map(|pattern| newest_first(Path::new(pattern)));
+    let found = usual.chain(on_path).filter(|bindir| bindir.join("postgres").is_file());
+    Ok(found.into_iter().find_map(|bindir| fits(Programs::in_bindir(&bindir, need_citus))))
 }
 
 fn path_dirs() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // A relative entry would find other programs in every directory.
-    std::env::split_paths(&path)
-        .filter(|dir| dir.is_absolute())
-        .collect()
+    std::env::split_paths(&path).filter(|dir| dir.is_absolute()).collect()
 }
 
 /// The directories that a pattern with one `*` stands for, the highest number first.
@@ -100,12 +84,7 @@ fn newest_first(pattern: &Path) -> Vec<PathBuf> {
     };
     let parent: PathBuf = pattern.iter().take(at).collect();
     let rest: PathBuf = pattern.iter().skip(at + 1).collect();
-    let part = pattern
-        .iter()
-        .nth(at)
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let part = pattern.iter().nth(at).unwrap_or_default().to_string_lossy().into_owned();
     let (before, after) = part.split_once('*').unwrap_or((&part, ""));
     let mut found: Vec<(u32, PathBuf)> = fs::read_dir(&parent)
         .into_iter()
@@ -155,10 +134,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let good = pretend(&dir.path().join("good"), "18.6", &[("vector", "0.8.1")]);
         let found = find(false, Some(&good)).unwrap().unwrap();
-        assert_eq!(
-            (found.major, found.version.as_str(), found.pgvector.as_str()),
-            (18, "18.6", "0.8.1")
-        );
+        assert_eq!((found.major, found.version.as_str(), found.pgvector.as_str()), (18, "18.6", "0.8.1"));
         assert_eq!(found.describe(), "PostgreSQL 18.6 with pgvector 0.8.1");
 
         let error = find(true, Some(&good)).unwrap_err();
@@ -168,12 +144,7 @@ mod tests {
         for (name, version, extensions, expected) in [
             ("bare", "18.6", &[][..], "pgvector (vector.control)"),
             ("old", "12.1", &[("vector", "0.8.1")][..], "older than 14"),
-            (
-                "early",
-                "17.1",
-                &[("vector", "0.5.1")][..],
-                "pgvector 0.5.1, older than 0.7",
-            ),
+            ("early", "17.1", &[("vector", "0.5.1")][..], "pgvector 0.5.1, older than 0.7"),
         ] {
             let bindir = pretend(&dir.path().join(name), version, extensions);
             let error = find(false, Some(&bindir)).unwrap_err().to_string();
@@ -187,10 +158,7 @@ mod tests {
     fn citus_is_found_where_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let bindir = pretend(dir.path(), "18.6", &[("vector", "0.8.1"), ("citus", "14.0-1")]);
-        assert_eq!(
-            find(true, Some(&bindir)).unwrap().unwrap().citus.as_deref(),
-            Some("14.0-1")
-        );
+        assert_eq!(find(true, Some(&bindir)).unwrap().unwrap().citus.as_deref(), Some("14.0-1"));
     }
 
     #[test]
@@ -200,10 +168,7 @@ mod tests {
             fs::create_dir_all(dir.path().join(name).join("bin")).unwrap();
         }
         let found = newest_first(&dir.path().join("*/bin"));
-        let names: Vec<_> = found
-            .iter()
-            .map(|path| path.parent().unwrap().file_name().unwrap())
-            .collect();
+        let names: Vec<_> = found.iter().map(|path| path.parent().unwrap().file_name().unwrap()).collect();
         assert_eq!(names, ["100", "18", "17", "9.6"]);
         assert_eq!(newest_first(Path::new("/usr/local/pgsql/bin")).len(), 1);
     }

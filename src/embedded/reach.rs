@@ -21,11 +21,7 @@ pub(super) fn reachable(programs: Programs, account: &Account, say: &dyn Fn(&str
             .hint("open that directory to others, install PostgreSQL system-wide, or run vecload as an ordinary user")
     };
     // Programs find their files by their own position, so the copy must keep the installation's shape.
-    let prefix = programs
-        .bindir
-        .parent()
-        .map(Path::to_path_buf)
-        .unwrap_or_default();
+    let prefix = programs.bindir.parent().map(Path::to_path_buf).unwrap_or_default();
     if !programs.bindir.ends_with("bin") || !programs.sharedir.starts_with(&prefix) {
         return Err(refused(""));
     }
@@ -33,11 +29,7 @@ pub(super) fn reachable(programs: Programs, account: &Account, say: &dyn Fn(&str
     let cache = wheel::cache_dir()?;
     let copy = cache.join(&name);
     if !copy.is_dir() {
-        say(&format!(
-            "copying {from} to {}, where user {} can run it",
-            copy.display(),
-            account.name()
-        ));
+        say(&format!("copying {from} to {}, where user {} can run it", copy.display(), account.name()));
         files::make_dirs(&cache, 0o755)?;
         let staging = cache.join(format!(".{name}.{}", std::process::id()));
         let copied = copy_installation(&prefix, &programs, &staging)
@@ -68,8 +60,7 @@ fn can_run(programs: &Programs, account: &Account) -> bool {
     let runs = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
     // Each may need libraries that the others don't.
     let all = ["postgres", "initdb", "pg_ctl"].map(|name| programs.bindir.join(name));
-    all.iter()
-        .all(|program| runs(account.command(program).arg("--version")))
+    all.iter().all(|program| runs(account.command(program).arg("--version")))
         && runs(account.command(Path::new("/bin/cat")).arg(control))
 }
 
@@ -78,13 +69,7 @@ fn identity(programs: &Programs) -> Result<String> {
     use std::os::unix::fs::MetadataExt;
     let binary = programs.bindir.join("postgres");
     let found = fs::metadata(&binary).or_failed(|| format!("open {}", binary.display()))?;
-    let text = format!(
-        "{} {} {} {}",
-        binary.display(),
-        found.len(),
-        found.mtime(),
-        programs.pgvector
-    );
+    let text = format!("{} {} {} {}", binary.display(), found.len(), found.mtime(), programs.pgvector);
     Ok(files::short_hash(Path::new(&text)))
 }
 
@@ -188,10 +173,7 @@ mod tests {
             assert!(to.join(there).is_file(), "{there}");
         }
         for absent in ["bin/other", "lib/python"] {
-            assert!(
-                !to.join(absent).is_file() && !to.join(absent).is_dir(),
-                "{absent}"
-            );
+            assert!(!to.join(absent).is_file() && !to.join(absent).is_dir(), "{absent}");
         }
     }
 }

@@ -18,27 +18,17 @@ const CONNECT_WAIT_MAX: Duration = Duration::from_secs(20);
 /// Sees to the database and to the loopback port's password, and thereby proves that clients get in.
 pub(super) fn prepare(place: &Place, postmaster: &Postmaster, need_citus: bool) -> Result<()> {
     let passfile = place.passfile();
-    let password = if passfile.is_file() {
-        None
-    } else {
-        Some(random_password()?)
-    };
-    let wants = Wants {
-        password: password.as_deref(),
-        need_citus,
-    };
+    let password = if passfile.is_file() { None } else { Some(random_password()?) };
+    let wants = Wants { password: password.as_deref(), need_citus };
     // A thread of its own, so that callers inside and outside of a runtime are served alike.
     std::thread::scope(|scope| {
         let talking = scope.spawn(|| talk(postmaster, &wants));
-        talking
-            .join()
-            .unwrap_or_else(|_| Err(Error::bug("the embedded server's session panicked")))
+        talking.join().unwrap_or_else(|_| Err(Error::bug("the embedded server's session panicked")))
     })?;
     if let Some(password) = password {
         // Only now: a passfile that is there means that the server knows the password.
-        let text: String = ["127.0.0.1", "localhost"]
-            .map(|host| format!("{host}:*:*:{ROLE}:{password}\n"))
-            .concat();
+        let text: String =
+            ["127.0.0.1", "localhost"].map(|host| format!("{host}:*:*:{ROLE}:{password}\n")).concat();
         files::write_atomic(&passfile, &text, 0o600, None)
             .or_failed(|| format!("write {}", passfile.display()))?;
     }
@@ -55,28 +45,18 @@ fn talk(postmaster: &Postmaster, wants: &Wants<'_>) -> Result<()> {
     let runtime = runtime.or_failed(|| "start a session with the embedded server".to_owned())?;
     runtime.block_on(async {
         let mut config = Config::new();
-        config
-            .host_path(&postmaster.socket_dir)
-            .port(postmaster.port)
-            .user(ROLE)
-            .dbname("postgres");
-        config
-            .connect_timeout(CONNECT_WAIT_MAX)
-            .application_name("vecload db start");
-        let (client, connection) = config
-            .connect(NoTls)
-            .await
-            .map_err(|cause| no_entry(postmaster, cause))?;
+        config.host_path(&postmaster.socket_dir).port(postmaster.port).user(ROLE).dbname("postgres");
+        config.connect_timeout(CONNECT_WAIT_MAX).application_name("vecload db start");
+        let (client, connection) =
+            config.connect(NoTls).await.map_err(|cause| no_entry(postmaster, cause))?;
         let driving = tokio::spawn(connection);
         let done = tokio::time::timeout(CONNECT_WAIT_MAX, ask(&client, wants)).await;
         drop(client);
         driving.abort();
         match done {
             Ok(done) => done,
-            Err(_) => Err(
-                Error::failed("the embedded server takes connections but doesn't answer")
-                    .hint("vecload db stop, then look at its log"),
-            ),
+            Err(_) => Err(Error::failed("the embedded server takes connections but doesn't answer")
+                .hint("vecload db stop, then look at its log")),
         }
     })
 }
@@ -84,21 +64,14 @@ fn talk(postmaster: &Postmaster, wants: &Wants<'_>) -> Result<()> {
 async fn ask(client: &Client, wants: &Wants<'_>) -> Result<()> {
     let asking = || "prepare the embedded server".to_owned();
     if wants.need_citus {
-        let row = client
-            .query_one("show shared_preload_libraries", &[])
-            .await
-            .or_failed(asking)?;
+        let row = client.query_one("show shared_preload_libraries", &[]).await.or_failed(asking)?;
         if !row.get::<_, String>(0).contains("citus") {
-            return Err(
-                Error::refused("the embedded server is running, but without Citus")
-                    .hint("vecload db stop, then start it again with Citus"),
-            );
+            return Err(Error::refused("the embedded server is running, but without Citus")
+                .hint("vecload db stop, then start it again with Citus"));
         }
     }
-    let found = client
-        .query_opt("select from pg_database where datname = $1", &[&ROLE])
-        .await
-        .or_failed(asking)?;
+    let found =
+        client.query_opt("select from pg_database where datname = $1", &[&ROLE]).await.or_failed(asking)?;
     if found.is_none() {
         let created = client.batch_execute("create database vecload").await;
         match created.as_ref().err().and_then(|error| error.code()) {
@@ -116,18 +89,14 @@ async fn ask(client: &Client, wants: &Wants<'_>) -> Result<()> {
         // The error is replaced: it might quote the statement.
         client.batch_execute(&statement).await.map_err(|error| {
             let code = error.code().map_or("no code", SqlState::code);
-            Error::failed(format!(
-                "set the loopback password of the embedded server ({code})"
-            ))
+            Error::failed(format!("set the loopback password of the embedded server ({code})"))
         })?;
     }
     Ok(())
 }
 
 fn no_entry(postmaster: &Postmaster, cause: tokio_postgres::Error) -> Error {
-    let socket = postmaster
-        .socket_dir
-        .join(format!(".s.PGSQL.{}", postmaster.port));
+    let socket = postmaster.socket_dir.join(format!(".s.PGSQL.{}", postmaster.port));
     Error::failed(format!("connect to the embedded server at {}", socket.display()))
         .because(cause)
         .hint("if data/pg_hba.conf or data/pg_ident.conf was changed, let its owner in by peer authentication again")

@@ -21,16 +21,10 @@ pub fn settings_for(machine: &Machine) -> Vec<Setting> {
     let memory = machine.memory_bytes;
     let maintenance = (memory / 4).clamp(64 * MIB, 16 * GIB);
     // A parallel index build takes maintenance_work_mem as one shared segment; some room is for other segments.
-    let shm_fits = machine
-        .shm_bytes
-        .is_none_or(|shm| shm >= maintenance + maintenance / 4);
+    let shm_fits = machine.shm_bytes.is_none_or(|shm| shm >= maintenance + maintenance / 4);
     // A crash needs this much again, and a full disk stops the server.
     let max_wal = (machine.disk_free_bytes / 8).clamp(256 * MIB, 16 * GIB);
-    let shared = if memory < 4 * GIB {
-        memory / 8
-    } else {
-        (memory / 4).min(4 * GIB)
-    };
+    let shared = if memory < 4 * GIB { memory / 8 } else { (memory / 4).min(4 * GIB) };
     let cores = machine.cores.max(1);
     let mut settings = Vec::new();
     let mut set = |name, value: String, why| settings.push(Setting { name, value, why });
@@ -69,31 +63,15 @@ pub fn settings_for(machine: &Machine) -> Vec<Setting> {
         (cores - 1).min(15).to_string(),
         "index builds use every core: the leader works too",
     );
-    set(
-        "max_parallel_workers",
-        cores.to_string(),
-        "no more than there are cores",
-    );
+    set("max_parallel_workers", cores.to_string(), "no more than there are cores");
     set(
         "max_parallel_workers_per_gather",
         (cores / 2).min(4).to_string(),
         "one query leaves cores for others",
     );
-    set(
-        "max_worker_processes",
-        (cores + 8).to_string(),
-        "the workers above and those of extensions",
-    );
-    set(
-        "max_connections",
-        "100".into(),
-        "writers, tools and Citus together stay well below",
-    );
-    set(
-        "wal_level",
-        "replica".into(),
-        "can be backed up and replicated while it runs",
-    );
+    set("max_worker_processes", (cores + 8).to_string(), "the workers above and those of extensions");
+    set("max_connections", "100".into(), "writers, tools and Citus together stay well below");
+    set("wal_level", "replica".into(), "can be backed up and replicated while it runs");
     set(
         "max_wal_size",
         mib(max_wal),
@@ -104,33 +82,13 @@ pub fn settings_for(machine: &Machine) -> Vec<Setting> {
         mib((max_wal / 8).clamp(80 * MIB, 2 * GIB)),
         "log files are used again instead of made anew",
     );
-    set(
-        "checkpoint_timeout",
-        "30min".into(),
-        "as max_wal_size; bounds the recovery after a crash too",
-    );
-    set(
-        "checkpoint_completion_target",
-        "0.9".into(),
-        "spreads the writes of a checkpoint",
-    );
-    set(
-        "wal_compression",
-        "off".into(),
-        "embeddings don't compress: it would only cost CPU",
-    );
+    set("checkpoint_timeout", "30min".into(), "as max_wal_size; bounds the recovery after a crash too");
+    set("checkpoint_completion_target", "0.9".into(), "spreads the writes of a checkpoint");
+    set("wal_compression", "off".into(), "embeddings don't compress: it would only cost CPU");
     set("fsync", "on".into(), "what is committed survives a crash");
-    set(
-        "synchronous_commit",
-        "on".into(),
-        "as fsync; blocks are large enough for it to cost nothing",
-    );
+    set("synchronous_commit", "on".into(), "as fsync; blocks are large enough for it to cost nothing");
     set("autovacuum", "on".into(), "statistics after a load come from it");
-    set(
-        "jit",
-        "off".into(),
-        "compiling costs more than these queries take",
-    );
+    set("jit", "off".into(), "compiling costs more than these queries take");
     settings
 }
 
@@ -158,11 +116,7 @@ mod tests {
     }
 
     fn value(machine: &Machine, name: &str) -> String {
-        settings_for(machine)
-            .into_iter()
-            .find(|setting| setting.name == name)
-            .unwrap()
-            .value
+        settings_for(machine).into_iter().find(|setting| setting.name == name).unwrap().value
     }
 
     #[test]
@@ -189,14 +143,8 @@ mod tests {
 
     #[test]
     fn a_container_with_little_shared_memory_still_builds_in_parallel() {
-        assert_eq!(
-            value(&machine(16, 8, 64, 100), "dynamic_shared_memory_type"),
-            "sysv"
-        );
-        let mac = Machine {
-            shm_bytes: None,
-            ..machine(16, 8, 0, 100)
-        };
+        assert_eq!(value(&machine(16, 8, 64, 100), "dynamic_shared_memory_type"), "sysv");
+        let mac = Machine { shm_bytes: None, ..machine(16, 8, 0, 100) };
         assert_eq!(value(&mac, "dynamic_shared_memory_type"), "posix");
     }
 
@@ -204,13 +152,7 @@ mod tests {
     fn no_machine_is_asked_for_more_memory_than_it_has() {
         for gib in 1..300 {
             let machine = machine(gib, 4, 64, 100);
-            let of = |name| {
-                value(&machine, name)
-                    .trim_end_matches("MB")
-                    .parse::<u64>()
-                    .unwrap()
-                    * MIB
-            };
+            let of = |name| value(&machine, name).trim_end_matches("MB").parse::<u64>().unwrap() * MIB;
             let taken = of("shared_buffers") + of("maintenance_work_mem") + 3 * of("autovacuum_work_mem");
             assert!(taken <= machine.memory_bytes * 2 / 3, "{gib} GiB: {taken}");
         }
@@ -218,12 +160,7 @@ mod tests {
 
     #[test]
     fn durability_is_never_traded() {
-        let nothing = Machine {
-            memory_bytes: 0,
-            cores: 0,
-            shm_bytes: Some(0),
-            disk_free_bytes: 0,
-        };
+        let nothing = Machine { memory_bytes: 0, cores: 0, shm_bytes: Some(0), disk_free_bytes: 0 };
         for name in ["fsync", "synchronous_commit", "autovacuum"] {
             assert_eq!(value(&nothing, name), "on");
         }

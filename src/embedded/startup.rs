@@ -25,11 +25,7 @@ pub(super) fn start_up(place: &Place, options: &EmbeddedOptions, say: &dyn Fn(&s
         let port = postmaster::free_port(options.port, cluster::last_port(place))?;
         cluster::write_settings(place, &programs, options, port)?;
         if !said_waiting {
-            say(&format!(
-                "starting {} in {}",
-                programs.describe(),
-                place.home().display()
-            ));
+            say(&format!("starting {} in {}", programs.describe(), place.home().display()));
         }
         match postmaster::launch(place, &programs.bindir, say) {
             Ok(postmaster) => return Ok(postmaster),
@@ -59,11 +55,7 @@ fn choose_programs(place: &Place, options: &EmbeddedOptions, say: &dyn Fn(&str))
     let found = programs::find_major(options.need_citus, options.pg_bindir.as_deref(), major)?;
     if let Some(programs) = found {
         if let Some(major) = major.filter(|major| *major != programs.major) {
-            let here = format!(
-                "{} has PostgreSQL {}",
-                programs.bindir.display(),
-                programs.version
-            );
+            let here = format!("{} has PostgreSQL {}", programs.bindir.display(), programs.version);
             return Err(cluster::wrong_major(place, major, &here));
         }
         let named = options.pg_bindir.is_some() || std::env::var_os("PG_CONFIG").is_some();

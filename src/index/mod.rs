@@ -1,14 +1,15 @@
 //! Secondary indexes: which ones the target gets, dropped before a load and built after it.
 
-use std::time::Duration;
+mod build;
 
+pub use build::{BuildProgress, build};
 use serde::Serialize;
 use tokio_postgres::Client;
 
 use crate::error::Result;
 use crate::postgres::catalog::Target;
 use crate::postgres::types::TargetType;
-use crate::postgres::{Session, pg_error, quote_ident};
+use crate::postgres::{pg_error, quote_ident};
 
 /// pgvector indexes a `vector` of at most so many dimensions, a `halfvec` of twice as many (its README,
 /// "HNSW").
@@ -33,11 +34,7 @@ impl IndexDefinition {
         let rest = sql.strip_prefix("CREATE INDEX ")?;
         let name = match rest.strip_prefix('"') {
             // A quote within a quoted name is doubled.
-            Some(quoted) => quoted
-                .replace("\"\"", "\0")
-                .split('"')
-                .next()?
-                .replace('\0', "\""),
+            Some(quoted) => quoted.replace("\"\"", "\0").split('"').next()?.replace('\0', "\""),
             None => rest.split(' ').next()?.to_string(),
         };
         Some(Self { name, sql })
@@ -66,11 +63,7 @@ pub fn standard_indexes(target: &Target, embedding: &str) -> StandardIndexes {
     ] {
         let found = target.column(name).and_then(|column| column.target_type.as_ref());
         if found.is_some_and(|found| types.contains(found)) {
-            standard.indexes.push(define(
-                target,
-                name,
-                &format!("using {access} ({})", quote_ident(name)),
-            ));
+            standard.indexes.push(define(target, name, &format!("using {access} ({})", quote_ident(name))));
         }
     }
     let Some(column) = target.column(embedding) else {
@@ -88,9 +81,7 @@ pub fn standard_indexes(target: &Target, embedding: &str) -> StandardIndexes {
             format!("({quoted} halfvec_cosine_ops)")
         }
         Some(TargetType::Vector(dim) | TargetType::Halfvec(dim)) => {
-            let what = dim.map_or("a column without a dimension".into(), |dim| {
-                format!("{dim} dimensions")
-            });
+            let what = dim.map_or("a column without a dimension".into(), |dim| format!("{dim} dimensions"));
             standard.without_hnsw = Some(format!(
                 "pgvector builds HNSW indexes over at most {HALFVEC_DIM_MAX} dimensions, not over {what}"
             ));
@@ -98,9 +89,7 @@ pub fn standard_indexes(target: &Target, embedding: &str) -> StandardIndexes {
         }
         _ => return standard,
     };
-    standard
-        .indexes
-        .push(define(target, &column.name, &format!("using hnsw {hnsw}")));
+    standard.indexes.push(define(target, &column.name, &format!("using hnsw {hnsw}")));
     standard
 }
 
@@ -123,11 +112,7 @@ fn define(target: &Target, column: &str, what: &str) -> IndexDefinition {
         }
         name = format!("{}_{hash:08x}", &name[..end]);
     }
-    let sql = format!(
-        "create index {} on {} {what}",
-        quote_ident(&name),
-        target.name.sql()
-    );
+    let sql = format!("create index {} on {} {what}", quote_ident(&name), target.name.sql());
     IndexDefinition { name, sql }
 }
 
@@ -144,23 +129,13 @@ pub async fn secondary_indexes(client: &Client, target: &Target) -> Result<Vec<I
         )
         .await
         .map_err(|error| pg_error(format!("list the indexes of {}", target.name), error))?;
-    Ok(rows
-        .iter()
-        .map(|row| IndexDefinition {
-            name: row.get(0),
-            sql: row.get(1),
-        })
-        .collect())
+    Ok(rows.iter().map(|row| IndexDefinition { name: row.get(0), sql: row.get(1) }).collect())
 }
 
 /// Drops indexes of the target's schema.
 pub async fn drop_indexes(client: &Client, target: &Target, indexes: &[IndexDefinition]) -> Result<()> {
-    let schema = target
-        .name
-        .schema
-        .as_deref()
-        .map(|schema| format!("{}.", quote_ident(schema)))
-        .unwrap_or_default();
+    let schema =
+        target.name.schema.as_deref().map(|schema| format!("{}.", quote_ident(schema))).unwrap_or_default();
     for index in indexes {
         let sql = format!("drop index if exists {schema}{}", quote_ident(&index.name));
         client
@@ -169,107 +144,4 @@ pub async fn drop_indexes(client: &Client, target: &Target, indexes: &[IndexDefi
             .map_err(|error| pg_error(format!("drop index {}", index.name), error))?;
     }
     Ok(())
-}
-
-/// How far a build is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BuildProgress {
-    /// The server's name of the phase.
-    pub phase: String,
-    /// Done and total, in tuples or blocks, whichever the phase counts.
-    pub done: u64,
-    /// Total.
-    pub total: u64,
-}
-
-/// Builds indexes one after another, each with the parallel workers that the server allows; `progress` is
-/// told the index's name and how far it is.
-pub async fn build(
-    session: &Session,
-    watcher: &Session,
-    target: &Target,
-    indexes: &[IndexDefinition],
-    progress: &(dyn Fn(&str, Option<BuildProgress>) + Send + Sync),
-) -> Result<()> {
-    let failed = |error| pg_error(format!("prepare {} for index builds", target.name), error);
-    // The server sizes parallel builds by heap pages, and TOASTed vectors leave few of them; a number on
-    // the table is taken as it is.
-    let workers = "select current_setting('max_parallel_maintenance_workers')::int";
-    let workers: i32 = session.query_one(workers, &[]).await.map_err(failed)?.get(0);
-    let table = target.name.sql();
-    let parallel = workers > 0 && target.citus.is_none();
-    if parallel {
-        set_parallel_workers(session, &table, Some(workers))
-            .await
-            .map_err(failed)?;
-    }
-    let mut outcome = Ok(());
-    for index in indexes {
-        progress(&index.name, None);
-        outcome = build_one(session, watcher, target, index, progress).await;
-        if outcome.is_err() {
-            break;
-        }
-    }
-    if parallel {
-        set_parallel_workers(session, &table, None)
-            .await
-            .map_err(failed)?;
-    }
-    outcome
-}
-
-async fn set_parallel_workers(
-    session: &Session,
-    table: &str,
-    workers: Option<i32>,
-) -> Result<(), tokio_postgres::Error> {
-    match workers {
-        Some(workers) => {
-            session
-                .batch_execute(&format!("alter table {table} set (parallel_workers = {workers})"))
-                .await
-        }
-        None => {
-            session
-                .batch_execute(&format!("alter table {table} reset (parallel_workers)"))
-                .await
-        }
-    }
-}
-
-async fn build_one(
-    session: &Session,
-    watcher: &Session,
-    target: &Target,
-    index: &IndexDefinition,
-    progress: &(dyn Fn(&str, Option<BuildProgress>) + Send + Sync),
-) -> Result<()> {
-    const LOOK_EVERY: Duration = Duration::from_millis(500);
-    let mut build = std::pin::pin!(session.batch_execute(&index.sql));
-    let built = loop {
-        match tokio::time::timeout(LOOK_EVERY, &mut build).await {
-            Ok(built) => break built,
-            Err(_elapsed) => progress(&index.name, look(watcher, target).await),
-        }
-    };
-    built.map_err(|error| {
-        session
-            .error(format!("build index {}", index.name), error)
-            .hint(format!("the rows are loaded; build it later: {};", index.sql))
-    })
-}
-
-/// A glance at the build; a look that fails only costs a line of progress.
-async fn look(watcher: &Session, target: &Target) -> Option<BuildProgress> {
-    let sql = "select phase, case when tuples_total > 0 then tuples_done else blocks_done end as done,
-            case when tuples_total > 0 then tuples_total else blocks_total end as total
-        from pg_stat_progress_create_index where relid = $1 limit 1";
-    let row = watcher.query_opt(sql, &[&target.oid]).await.ok()??;
-    let count = |column: &str| row.get::<_, i64>(column).cast_unsigned();
-    Some(BuildProgress {
-        phase: row.get("phase"),
-        done: count("done"),
-        total: count("total"),
-    })
 }

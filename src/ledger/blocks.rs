@@ -51,15 +51,10 @@ impl BlockLedger {
     pub async fn record(&self, client: &Client, block: &CopyBlock, number: i32) -> Result<()> {
         let failed = |error| pg_error(format!("record block {number} in the ledger"), error);
         let run = &self.run;
-        let fence = client
-            .query_opt(&self.fence, &[&run.load_id, &run.token])
-            .await
-            .map_err(failed)?;
+        let fence = client.query_opt(&self.fence, &[&run.load_id, &run.token]).await.map_err(failed)?;
         if !fence.is_some_and(|row| row.get(0)) {
-            return Err(
-                Error::failed(format!("another vecload has taken over load {}", run.load_id))
-                    .hint("it goes on with the same sources; this run has stopped and doubled nothing"),
-            );
+            return Err(Error::failed(format!("another vecload has taken over load {}", run.load_id))
+                .hint("it goes on with the same sources; this run has stopped and doubled nothing"));
         }
         let slices = &block.slices;
         let signed = |value: u64| value.cast_signed();

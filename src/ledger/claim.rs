@@ -90,14 +90,8 @@ struct Known {
 }
 
 enum Choice {
-    Known {
-        source_id: i64,
-        load_id: i64,
-        is_complete: bool,
-    },
-    New {
-        occurrence: i32,
-    },
+    Known { source_id: i64, load_id: i64, is_complete: bool },
+    New { occurrence: i32 },
 }
 
 /// Claims the sources of a request. The connection must stay open while the run lasts: it holds the lock
@@ -107,10 +101,7 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
     let target_key = target.oid.cast_signed();
     let transaction = client.transaction().await.map_err(failed)?;
     let start = "select pg_advisory_xact_lock($1, $2)";
-    transaction
-        .execute(start, &[&START_LOCK, &target_key])
-        .await
-        .map_err(failed)?;
+    transaction.execute(start, &[&START_LOCK, &target_key]).await.map_err(failed)?;
 
     let mut choices = Vec::with_capacity(request.sources.len());
     let mut taken = BTreeSet::new();
@@ -132,9 +123,7 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
                 if !request.again {
                     unchanged_since_interrupted(&transaction, source, target).await?;
                 }
-                let next = new_occurrences
-                    .entry(&source.fingerprint.content)
-                    .or_insert(highest + 1);
+                let next = new_occurrences.entry(&source.fingerprint.content).or_insert(highest + 1);
                 let occurrence = *next;
                 *next += 1;
                 Choice::New { occurrence }
@@ -146,23 +135,11 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
     let open_loads: BTreeSet<i64> = choices
         .iter()
         .filter_map(|choice| match choice {
-            Choice::Known {
-                load_id,
-                is_complete: false,
-                ..
-            } => Some(*load_id),
+            Choice::Known { load_id, is_complete: false, .. } => Some(*load_id),
             _ => None,
         })
         .collect();
-    let all_complete = choices.iter().all(|choice| {
-        matches!(
-            choice,
-            Choice::Known {
-                is_complete: true,
-                ..
-            }
-        )
-    });
+    let all_complete = choices.iter().all(|choice| matches!(choice, Choice::Known { is_complete: true, .. }));
     for load_id in &open_loads {
         take_over(&transaction, *load_id).await?;
     }
@@ -175,13 +152,7 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
                 Some(Choice::Known { load_id, .. }) => *load_id,
                 _ => 0,
             };
-            (
-                Claim {
-                    load_id,
-                    ..Claim::nothing()
-                },
-                None,
-            )
+            (Claim { load_id, ..Claim::nothing() }, None)
         }
         (false, resumed) => {
             let row = match resumed {
@@ -208,11 +179,7 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
     let mut source_ids = Vec::with_capacity(choices.len());
     for (source, choice) in request.sources.iter().zip(&choices) {
         let (source_id, is_complete, load_id) = match choice {
-            Choice::Known {
-                source_id,
-                is_complete,
-                load_id,
-            } => (*source_id, *is_complete, *load_id),
+            Choice::Known { source_id, is_complete, load_id } => (*source_id, *is_complete, *load_id),
             Choice::New { occurrence } => (
                 insert_source(&transaction, target, source, *occurrence, claim.load_id).await?,
                 false,
@@ -221,12 +188,7 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
         };
         let load_id = if is_complete { load_id } else { claim.load_id };
         source_ids.push(source_id);
-        claim.sources.push(ClaimedSource {
-            source_id,
-            is_complete,
-            coverage: Coverage::default(),
-            load_id,
-        });
+        claim.sources.push(ClaimedSource { source_id, is_complete, coverage: Coverage::default(), load_id });
     }
     transaction
         .execute(
@@ -237,10 +199,7 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
         .map_err(failed)?;
     if let Some(run) = &run {
         let alive = "select pg_advisory_lock($1, $2)";
-        transaction
-            .execute(alive, &[&ALIVE_LOCK, &(run.load_id as i32)])
-            .await
-            .map_err(failed)?;
+        transaction.execute(alive, &[&ALIVE_LOCK, &(run.load_id as i32)]).await.map_err(failed)?;
     }
     transaction.commit().await.map_err(failed)?;
     claim.run = run;
@@ -326,18 +285,11 @@ async fn same_content(
     }
     let path = source.path.clone();
     let Some(stored) = &known.full_hash else {
-        return Err(changed(
-            source,
-            known.load_id,
-            target,
-            "its modification time changed",
-        ));
+        return Err(changed(source, known.load_id, target, "its modification time changed"));
     };
     let hash =
         tokio::task::spawn_blocking(move || PositionedFile::open(&path).and_then(|file| full_hash(&file)));
-    let hash = hash
-        .await
-        .map_err(|error| Error::bug("hash a source").because(error))??;
+    let hash = hash.await.map_err(|error| Error::bug("hash a source").because(error))??;
     if hash != *stored {
         return Err(Error::refused(format!(
             "{} looks like the file that load {} loaded into {} and differs from it in some bytes",
@@ -398,10 +350,7 @@ async fn take_over(transaction: &Transaction<'_>, load_id: i64) -> Result<()> {
     let lock = "select pg_try_advisory_xact_lock($1, $2)";
     let deadline = tokio::time::Instant::now() + HOLDER_GONE_WAIT;
     loop {
-        let free = transaction
-            .query_one(lock, &[&ALIVE_LOCK, &(load_id as i32)])
-            .await
-            .map_err(failed)?;
+        let free = transaction.query_one(lock, &[&ALIVE_LOCK, &(load_id as i32)]).await.map_err(failed)?;
         if free.get(0) {
             break;
         }
@@ -450,10 +399,7 @@ async fn resumable(
         _ => return Ok(None),
     };
     let rows = transaction
-        .query(
-            "select source_id from vecload_ledger.sources where load_id = $1 and state = 'open'",
-            &[&only],
-        )
+        .query("select source_id from vecload_ledger.sources where load_id = $1 and state = 'open'", &[&only])
         .await
         .map_err(|error| pg_error("look up a load's sources", error))?;
     let all_named = rows.iter().all(|row| chosen.contains(&row.get(0)));
@@ -546,11 +492,7 @@ async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result
             hash_high: row.get("hash_high"),
         };
         let coverage = &mut sources[index[&row.get("source_id")]].coverage;
-        coverage.add_slice(
-            row.get::<_, i32>("unit").cast_unsigned(),
-            slice,
-            unsigned(row, "rows"),
-        );
+        coverage.add_slice(row.get::<_, i32>("unit").cast_unsigned(), slice, unsigned(row, "rows"));
     }
     let ranges = "select source_id, unit, first_row, last_row from vecload_ledger.reject_slices where source_id = any($1)";
     for row in client.query(ranges, &[&ids]).await.map_err(failed)? {
@@ -561,20 +503,14 @@ async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result
     let counts = "select source_id, unit, count(*) as rejects from vecload_ledger.rejects where source_id = any($1) group by 1, 2";
     for row in client.query(counts, &[&ids]).await.map_err(failed)? {
         let coverage = &mut sources[index[&row.get("source_id")]].coverage;
-        coverage.add_rejects(
-            row.get::<_, i32>("unit").cast_unsigned(),
-            unsigned(&row, "rejects"),
-        );
+        coverage.add_rejects(row.get::<_, i32>("unit").cast_unsigned(), unsigned(&row, "rejects"));
     }
     Ok(())
 }
 
 /// The path that names a source in the ledger: absolute, so that it means the same from everywhere.
 fn absolute_name(path: &std::path::Path) -> String {
-    path.canonicalize()
-        .unwrap_or_else(|_| path.to_path_buf())
-        .display()
-        .to_string()
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf()).display().to_string()
 }
 
 fn host() -> String {

@@ -42,11 +42,7 @@ impl Coverage {
 
     /// Notes a row range whose rejects are recorded.
     pub fn add_reject_range(&mut self, unit: u32, first_row: u64, last_row: u64) {
-        self.units
-            .entry(unit)
-            .or_default()
-            .reject_ranges
-            .push((first_row, last_row));
+        self.units.entry(unit).or_default().reject_ranges.push((first_row, last_row));
     }
 
     /// Notes how many rejects of a unit are recorded.
@@ -66,11 +62,7 @@ impl Coverage {
 
     /// Whether every one of a unit's rows is committed or recorded as rejected.
     pub fn is_complete(&self, unit: u32, rows: u64) -> bool {
-        rows == 0
-            || self
-                .units
-                .get(&unit)
-                .is_some_and(|known| known.rows + known.rejects == rows)
+        rows == 0 || self.units.get(&unit).is_some_and(|known| known.rows + known.rejects == rows)
     }
 
     /// Takes out of a batch what is committed or recorded already. Returns the rows taken out.
@@ -94,10 +86,7 @@ impl Coverage {
             });
         }
         batch.rejects.retain(|reject| {
-            !unit
-                .reject_ranges
-                .iter()
-                .any(|(first, last)| (*first..=*last).contains(&reject.row))
+            !unit.reject_ranges.iter().any(|(first, last)| (*first..=*last).contains(&reject.row))
         });
         (before - batch.rows.len() - batch.rejects.len()) as u64
     }
@@ -120,17 +109,9 @@ mod tests {
 
     fn batch(first_row: u64, hashes: &[i32]) -> ChunkBatch {
         let rows = hashes.iter().enumerate();
-        let rows = rows.map(|(row, hash)| AcceptedRow {
-            row: row as u32,
-            embedding: 0,
-            channel_hash: *hash,
-        });
+        let rows = rows.map(|(row, hash)| AcceptedRow { row: row as u32, embedding: 0, channel_hash: *hash });
         ChunkBatch {
-            origin: Origin {
-                source: 0,
-                unit: 3,
-                first_row,
-            },
+            origin: Origin { source: 0, unit: 3, first_row },
             source_rows: hashes.len(),
             rows: rows.collect(),
             cells: Vec::new(),

@@ -39,11 +39,7 @@ pub async fn check(
                      where t.{id} between r.first and r.last",
                     target.name.sql()
                 );
-                client
-                    .query_one(&count, &[&firsts, &lasts])
-                    .await
-                    .map_err(failed)?
-                    .get(0)
+                client.query_one(&count, &[&firsts, &lasts]).await.map_err(failed)?.get(0)
             }
             // Without ids only an empty table is proof that the rows are gone.
             None if target.is_empty => 0,
@@ -61,22 +57,12 @@ pub async fn check(
     if missing.is_empty() {
         return Ok(());
     }
-    let named: Vec<String> = missing
-        .iter()
-        .take(5)
-        .map(|(load, run, block)| format!("{load}/{run}/{block}"))
-        .collect();
-    let more = if missing.len() > 5 {
-        format!(" and {} more", missing.len() - 5)
-    } else {
-        String::new()
-    };
+    let named: Vec<String> =
+        missing.iter().take(5).map(|(load, run, block)| format!("{load}/{run}/{block}")).collect();
+    let more = if missing.len() > 5 { format!(" and {} more", missing.len() - 5) } else { String::new() };
     let mut loads: Vec<i64> = missing.iter().map(|(load, ..)| *load).collect();
     loads.dedup();
-    let forget: Vec<String> = loads
-        .iter()
-        .map(|load| format!("vecload loads forget {load}"))
-        .collect();
+    let forget: Vec<String> = loads.iter().map(|load| format!("vecload loads forget {load}")).collect();
     Err(Error::failed(format!(
         "{missing_rows} rows that the ledger knows are no longer in {}: it was truncated, rewritten or restored since \
          (blocks {}{more})",

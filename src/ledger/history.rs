@@ -97,21 +97,13 @@ const SUMMARY_SQL: &str = "
 
 /// All loads, newest first.
 pub async fn list(client: &Client) -> Result<Vec<LoadSummary>> {
-    let rows = client
-        .query(&format!("{SUMMARY_SQL} order by l.load_id desc"), &[])
-        .await;
-    Ok(rows
-        .map_err(|error| pg_error("list the loads", error))?
-        .iter()
-        .map(summary)
-        .collect())
+    let rows = client.query(&format!("{SUMMARY_SQL} order by l.load_id desc"), &[]).await;
+    Ok(rows.map_err(|error| pg_error("list the loads", error))?.iter().map(summary).collect())
 }
 
 /// One load.
 pub async fn find(client: &Client, load_id: i64) -> Result<LoadSummary> {
-    let row = client
-        .query_opt(&format!("{SUMMARY_SQL} where l.load_id = $1"), &[&load_id])
-        .await;
+    let row = client.query_opt(&format!("{SUMMARY_SQL} where l.load_id = $1"), &[&load_id]).await;
     match row.map_err(|error| pg_error(format!("look up load {load_id}"), error))? {
         Some(row) => Ok(summary(&row)),
         None => Err(Error::refused(format!("there is no load {load_id}")).hint("vecload loads lists them")),
@@ -201,11 +193,7 @@ pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
     let table = target.map(|row| QualifiedName::new(Some(row.get(0)), row.get(1)));
     let without_ids =
         "select count(*) from vecload_ledger.blocks where load_id = $1 and rows > 0 and id_firsts = '{}'";
-    let without_ids: i64 = client
-        .query_one(without_ids, &[&load_id])
-        .await
-        .map_err(failed)?
-        .get(0);
+    let without_ids: i64 = client.query_one(without_ids, &[&load_id]).await.map_err(failed)?.get(0);
     if let Some(table) = table.as_ref().filter(|_| without_ids > 0) {
         return Err(Error::refused(format!(
             "load {load_id} can't be taken back: its rows in {table} have no ids from a sequence, so nothing tells them apart"
@@ -220,10 +208,7 @@ pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
         let taken = "delete from vecload_ledger.blocks where (load_id, run, block) in (
                 select load_id, run, block from vecload_ledger.blocks where load_id = $1 order by run desc, block desc limit $2)
             returning rows, id_firsts, id_lasts";
-        let blocks = transaction
-            .query(taken, &[&load_id, &UNDO_BLOCKS])
-            .await
-            .map_err(failed)?;
+        let blocks = transaction.query(taken, &[&load_id, &UNDO_BLOCKS]).await.map_err(failed)?;
         if blocks.is_empty() {
             break;
         }
@@ -231,10 +216,7 @@ pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
         let mut deleted = 0;
         if let Some(table) = &table {
             let all = |column: &str| {
-                blocks
-                    .iter()
-                    .flat_map(|block| block.get::<_, Vec<i64>>(column))
-                    .collect::<Vec<_>>()
+                blocks.iter().flat_map(|block| block.get::<_, Vec<i64>>(column)).collect::<Vec<_>>()
             };
             let id = quote_ident(&id_column(&transaction, table, load_id).await?);
             let delete = format!(
@@ -243,11 +225,8 @@ pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
                 table.sql()
             );
             let ranges = (all("id_firsts"), all("id_lasts"));
-            deleted = transaction
-                .execute(&delete, &[&ranges.0, &ranges.1])
-                .await
-                .map_err(failed)?
-                .cast_signed();
+            deleted =
+                transaction.execute(&delete, &[&ranges.0, &ranges.1]).await.map_err(failed)?.cast_signed();
         }
         transaction.commit().await.map_err(failed)?;
         undone.deleted += deleted;
@@ -277,18 +256,13 @@ async fn id_column(
         )
         .await
         .map_err(|error| pg_error(format!("look up the id column of {table}"), error))?;
-    Ok(row
-        .and_then(|row| row.get::<_, Option<String>>(0))
-        .unwrap_or_else(|| "id".into()))
+    Ok(row.and_then(|row| row.get::<_, Option<String>>(0)).unwrap_or_else(|| "id".into()))
 }
 
 async fn hold(client: &Client, load_id: i64) -> Result<()> {
     let lock = "select pg_try_advisory_lock($1, $2)";
     let held = client.query_one(lock, &[&ALIVE_LOCK, &(load_id as i32)]).await;
-    match held
-        .map_err(|error| pg_error(format!("lock load {load_id}"), error))?
-        .get(0)
-    {
+    match held.map_err(|error| pg_error(format!("lock load {load_id}"), error))?.get(0) {
         true => Ok(()),
         false => Err(Error::refused(format!("load {load_id} is running"))
             .hint("stop it first (Ctrl-C or kill); its committed rows stay until you undo them")),
@@ -307,15 +281,9 @@ async fn forget_records(client: &mut Client, load_id: i64, state: &str) -> Resul
         "delete from vecload_ledger.sources s where load_id = $1
             and not exists (select from vecload_ledger.blocks b where b.source_ids @> array[s.source_id])",
     ] {
-        transaction
-            .execute(statement, &[&load_id])
-            .await
-            .map_err(failed)?;
+        transaction.execute(statement, &[&load_id]).await.map_err(failed)?;
     }
     let done = "update vecload_ledger.loads set state = $2, token = token + 1, finished_at = clock_timestamp() where load_id = $1";
-    transaction
-        .execute(done, &[&load_id, &state])
-        .await
-        .map_err(failed)?;
+    transaction.execute(done, &[&load_id, &state]).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)
 }

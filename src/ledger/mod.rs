@@ -26,10 +26,8 @@ const START_LOCK: i32 = i32::from_be_bytes(*b"vecs");
 const HISTORY_TABLE: &str = "vecload_ledger.schema_history";
 
 fn migrations() -> Result<Vec<refinery::Migration>> {
-    let first = refinery::Migration::unapplied(
-        "V1__ledger",
-        include_str!("../../migrations/ledger/V1__ledger.sql"),
-    );
+    let first =
+        refinery::Migration::unapplied("V1__ledger", include_str!("../../migrations/ledger/V1__ledger.sql"));
     Ok(vec![first.or_failed(|| "read the ledger's migrations".into())?])
 }
 
@@ -40,25 +38,16 @@ pub async fn prepare(client: &mut Client) -> Result<()> {
     if applied(client).await? == Some(i64::from(newest()?)) {
         return Ok(());
     }
-    client
-        .execute("select pg_advisory_lock($1, 0)", &[&START_LOCK])
-        .await
-        .map_err(failed)?;
+    client.execute("select pg_advisory_lock($1, 0)", &[&START_LOCK]).await.map_err(failed)?;
     let migrated = migrate(client).await;
-    client
-        .execute("select pg_advisory_unlock($1, 0)", &[&START_LOCK])
-        .await
-        .map_err(failed)?;
+    client.execute("select pg_advisory_unlock($1, 0)", &[&START_LOCK]).await.map_err(failed)?;
     migrated
 }
 
 async fn migrate(client: &mut Client) -> Result<()> {
     let schema = "select to_regnamespace('vecload_ledger') is not null";
-    let there: bool = client
-        .query_one(schema, &[])
-        .await
-        .map_err(|error| pg_error("look for the ledger", error))?
-        .get(0);
+    let there: bool =
+        client.query_one(schema, &[]).await.map_err(|error| pg_error("look for the ledger", error))?.get(0);
     if !there {
         client
             .batch_execute("create schema vecload_ledger")
@@ -75,23 +64,14 @@ async fn migrate(client: &mut Client) -> Result<()> {
 }
 
 fn newest() -> Result<i32> {
-    Ok(migrations()?
-        .iter()
-        .map(|migration| migration.version() as i32)
-        .max()
-        .unwrap_or(0))
+    Ok(migrations()?.iter().map(|migration| migration.version() as i32).max().unwrap_or(0))
 }
 
 /// Version of the ledger's schema, if there is one.
 pub async fn applied(client: &Client) -> Result<Option<i64>> {
     let failed = |error| pg_error("look for the ledger", error);
     let there = format!("select to_regclass('{HISTORY_TABLE}') is not null");
-    if !client
-        .query_one(&there, &[])
-        .await
-        .map_err(failed)?
-        .get::<_, bool>(0)
-    {
+    if !client.query_one(&there, &[]).await.map_err(failed)?.get::<_, bool>(0) {
         return Ok(None);
     }
     let version = format!("select max(version)::bigint from {HISTORY_TABLE}");

@@ -34,11 +34,7 @@ pub async fn record(
         let source_id = source_ids[slice.source];
         let unit = slice.unit.cast_signed();
         let of = |text: fn(&Reject) -> String| slice.rejects.iter().map(text).collect::<Vec<_>>();
-        let rows: Vec<i64> = slice
-            .rejects
-            .iter()
-            .map(|reject| reject.row.cast_signed())
-            .collect();
+        let rows: Vec<i64> = slice.rejects.iter().map(|reject| reject.row.cast_signed()).collect();
         transaction
             .execute(
                 "insert into vecload_ledger.rejects (source_id, unit, row, load_id, column_name, class, reason, excerpt)

@@ -38,12 +38,7 @@ pub async fn balance(
     let by_run = match run {
         Some((load_id, run)) => {
             let sum = "select coalesce(sum(rows), 0)::bigint from vecload_ledger.blocks where load_id = $1 and run = $2";
-            client
-                .query_one(sum, &[&load_id, &run])
-                .await
-                .map_err(failed)?
-                .get::<_, i64>(0)
-                .cast_unsigned()
+            client.query_one(sum, &[&load_id, &run]).await.map_err(failed)?.get::<_, i64>(0).cast_unsigned()
         }
         None => 0,
     };
@@ -54,9 +49,7 @@ pub async fn balance(
 pub async fn complete_source(client: &Client, source_id: i64, full_hash: &str) -> Result<()> {
     let done = "update vecload_ledger.sources set state = 'complete', full_hash = $2 where source_id = $1 and state = 'open'";
     let updated = client.execute(done, &[&source_id, &full_hash]).await;
-    updated
-        .map(|_| ())
-        .map_err(|error| pg_error("mark a source as complete", error))
+    updated.map(|_| ()).map_err(|error| pg_error("mark a source as complete", error))
 }
 
 /// Records how a run ended.
@@ -71,9 +64,7 @@ pub async fn finish_load(
         where load_id = $1 and token = $2";
     match client.execute(done, &[&load_id, &token, &state, report]).await {
         Ok(1) => Ok(()),
-        Ok(_) => Err(Error::failed(format!(
-            "another vecload has taken over load {load_id}"
-        ))),
+        Ok(_) => Err(Error::failed(format!("another vecload has taken over load {load_id}"))),
         Err(error) => Err(pg_error(format!("record the end of load {load_id}"), error)),
     }
 }
@@ -82,7 +73,5 @@ pub async fn finish_load(
 pub async fn note_dropped_indexes(client: &Client, load_id: i64, definitions: &[String]) -> Result<()> {
     let note = "update vecload_ledger.loads set dropped_indexes = $2 where load_id = $1";
     let noted = client.execute(note, &[&load_id, &definitions]).await;
-    noted
-        .map(|_| ())
-        .map_err(|error| pg_error("note dropped indexes in the ledger", error))
+    noted.map(|_| ()).map_err(|error| pg_error("note dropped indexes in the ledger", error))
 }

@@ -25,9 +25,7 @@ impl Partitions {
     pub fn even(count: usize) -> Self {
         let count = count.clamp(1, 1 << 16) as i64;
         let width = (1i64 << 32) / count;
-        let lows = (0..count)
-            .map(|index| (i64::from(i32::MIN) + index * width) as i32)
-            .collect();
+        let lows = (0..count).map(|index| (i64::from(i32::MIN) + index * width) as i32).collect();
         Self { lows }
     }
 
@@ -89,19 +87,12 @@ impl Partitioner {
         for row in &batch.rows {
             by_partition[self.partitions.of(row.channel_hash)].push(*row);
         }
-        let shares = by_partition
-            .into_iter()
-            .enumerate()
-            .filter(|(_, rows)| !rows.is_empty());
+        let shares = by_partition.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty());
         shares
             .map(|(partition, mut rows)| {
                 rows.sort_by_key(|row| row.channel_hash);
                 let bytes = rows.iter().map(|row| self.tuple_bytes(batch, *row)).sum();
-                Share {
-                    partition,
-                    rows,
-                    bytes,
-                }
+                Share { partition, rows, bytes }
             })
             .collect()
     }

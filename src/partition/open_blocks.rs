@@ -25,10 +25,7 @@ impl OpenBlocks {
     /// One empty block per partition; a block is sealed at `block_bytes`.
     pub fn new(partitions: usize, block_bytes: usize) -> Self {
         let open = (0..partitions).map(|_| HeldBlock::default()).collect();
-        Self {
-            block_bytes,
-            open: Mutex::new(open),
-        }
+        Self { block_bytes, open: Mutex::new(open) }
     }
 
     /// Adds a segment; gives back the partition's block if that seals it.
@@ -60,20 +57,9 @@ mod tests {
     use crate::memory::Budget;
 
     fn segment(bytes: usize, first_row: u64) -> Segment {
-        let slice = Slice {
-            source: 0,
-            unit: 0,
-            first_row,
-            last_row: first_row,
-            hash_low: 0,
-            hash_high: 0,
-            rows: 1,
-        };
-        Segment {
-            tuples: vec![0; bytes].into(),
-            slice,
-            ids: Vec::new(),
-        }
+        let slice =
+            Slice { source: 0, unit: 0, first_row, last_row: first_row, hash_low: 0, hash_high: 0, rows: 1 };
+        Segment { tuples: vec![0; bytes].into(), slice, ids: Vec::new() }
     }
 
     #[test]
@@ -83,9 +69,7 @@ mod tests {
         let reserve = || budget.try_reserve(10).expect("a megabyte holds ten bytes");
         assert!(open.push(0, segment(60, 0), reserve()).is_none());
         assert!(open.push(1, segment(70, 1), reserve()).is_none());
-        let sealed = open
-            .push(0, segment(60, 2), reserve())
-            .expect("120 bytes seal a block of 100");
+        let sealed = open.push(0, segment(60, 2), reserve()).expect("120 bytes seal a block of 100");
         assert_eq!((sealed.block.rows, sealed.block.bytes), (2, 120));
         assert_eq!(open.take_fullest().map(|held| held.block.bytes), Some(70));
         assert!(open.take_fullest().is_none());

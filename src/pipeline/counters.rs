@@ -121,14 +121,8 @@ mod tests {
 
     #[test]
     fn a_lane_that_waits_blames_the_server_and_one_that_works_its_own_stage() {
-        let busy = |seconds| StageTotals {
-            busy: Duration::from_secs(seconds),
-            ..StageTotals::default()
-        };
-        let waiting = StageTotals {
-            wait: Duration::from_secs(5),
-            ..busy(1)
-        };
+        let busy = |seconds| StageTotals { busy: Duration::from_secs(seconds), ..StageTotals::default() };
+        let waiting = StageTotals { wait: Duration::from_secs(5), ..busy(1) };
         assert_eq!(Bottleneck::of(busy(2), busy(1), waiting), Bottleneck::Server);
         assert_eq!(Bottleneck::of(busy(4), busy(1), busy(1)), Bottleneck::Source);
         assert_eq!(Bottleneck::of(busy(1), busy(2), busy(3)), Bottleneck::Encode);

@@ -73,33 +73,13 @@ pub(super) async fn settle(
         Err(error) => {
             tracing::debug!("no balance: {error}");
             let written = counters.write.totals().rows;
-            let before: u64 = load
-                .claim
-                .sources
-                .iter()
-                .map(|source| source.coverage.rows())
-                .sum();
-            let rejects: u64 = load
-                .claim
-                .sources
-                .iter()
-                .map(|source| source.coverage.rejects())
-                .sum();
+            let before: u64 = load.claim.sources.iter().map(|source| source.coverage.rows()).sum();
+            let rejects: u64 = load.claim.sources.iter().map(|source| source.coverage.rejects()).sum();
             let rejected = rejects + counters.rejected.load(Ordering::Relaxed);
-            RowCounts {
-                read: written + before + rejected,
-                loaded: written,
-                rejected,
-                already_loaded: before,
-            }
+            RowCounts { read: written + before + rejected, loaded: written, rejected, already_loaded: before }
         }
     };
-    let all: u64 = load
-        .plan
-        .sources
-        .iter()
-        .map(super::plan::PlannedSource::rows)
-        .sum();
+    let all: u64 = load.plan.sources.iter().map(super::plan::PlannedSource::rows).sum();
     let state = match &outcome {
         Err(error) => match error.kind() {
             Kind::Interrupted => LoadState::Interrupted,
@@ -118,10 +98,7 @@ pub(super) async fn settle(
         name: load.name.clone(),
         state,
         rows,
-        bytes: ByteCounts {
-            read: counters.read.totals().bytes,
-            copied: written.bytes,
-        },
+        bytes: ByteCounts { read: counters.read.totals().bytes, copied: written.bytes },
         seconds: report::seconds(load.started.elapsed()),
         rows_per_second: (rows.loaded as f64 / at_least_a_millisecond(load_time).as_secs_f64()).round(),
         peak_rss_bytes: report::peak_rss_bytes(),
@@ -130,11 +107,7 @@ pub(super) async fn settle(
         route,
         bottleneck: counters.bottleneck().name(),
         stages: report::stages(counters),
-        index: IndexReport {
-            policy: load.index.name().into(),
-            built,
-            seconds: report::seconds(index_time),
-        },
+        index: IndexReport { policy: load.index.name().into(), built, seconds: report::seconds(index_time) },
         server: load.versions.clone(),
         zero_vectors: counters.zero_vectors.load(Ordering::Relaxed),
         load_seconds: report::seconds(load_time),
@@ -146,10 +119,7 @@ pub(super) async fn settle(
         (Ok(()), recorded) => recorded,
     };
     load.control.close().await;
-    LoadOutcome {
-        report: Some(report),
-        result,
-    }
+    LoadOutcome { report: Some(report), result }
 }
 
 async fn record(load: &Prepared, report: &LoadReport) -> Result<()> {

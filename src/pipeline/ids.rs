@@ -48,12 +48,7 @@ impl IdPool {
             }
             session.close().await;
         });
-        Arc::new(Self {
-            inner: Mutex::new(Inner {
-                ready: Vec::new(),
-                coming,
-            }),
-        })
+        Arc::new(Self { inner: Mutex::new(Inner { ready: Vec::new(), coming }) })
     }
 
     /// Takes `count` ids; blocks, and so is for lanes only.
@@ -74,10 +69,7 @@ impl IdPool {
             };
             let length = range.last - range.first + 1;
             if length > missing {
-                let rest = IdRange {
-                    first: range.first + missing,
-                    last: range.last,
-                };
+                let rest = IdRange { first: range.first + missing, last: range.last };
                 range.last = rest.first - 1;
                 inner.ready.push(rest);
             }
@@ -101,10 +93,7 @@ fn ranges(ids: &[i64]) -> Vec<IdRange> {
     for id in ids {
         match ranges.last_mut() {
             Some(range) if range.last.checked_add(1) == Some(*id) => range.last = *id,
-            _ => ranges.push(IdRange {
-                first: *id,
-                last: *id,
-            }),
+            _ => ranges.push(IdRange { first: *id, last: *id }),
         }
     }
     ranges
@@ -118,11 +107,7 @@ mod tests {
     fn successive_ids_make_one_range_and_gaps_part_them() {
         assert_eq!(
             ranges(&[5, 6, 7, 20, 30, 31]),
-            [
-                IdRange { first: 5, last: 7 },
-                IdRange { first: 20, last: 20 },
-                IdRange { first: 30, last: 31 }
-            ]
+            [IdRange { first: 5, last: 7 }, IdRange { first: 20, last: 20 }, IdRange { first: 30, last: 31 }]
         );
     }
 
@@ -130,17 +115,9 @@ mod tests {
     fn a_pool_cuts_ranges_to_what_is_asked_for() {
         let (_sender, coming) = channel(1);
         let ready = vec![IdRange { first: 10, last: 19 }, IdRange { first: 1, last: 3 }];
-        let pool = IdPool {
-            inner: Mutex::new(Inner { ready, coming }),
-        };
+        let pool = IdPool { inner: Mutex::new(Inner { ready, coming }) };
         let taken = pool.take(5).expect("enough ids");
-        assert_eq!(
-            taken,
-            [IdRange { first: 1, last: 3 }, IdRange { first: 10, last: 11 }]
-        );
-        assert_eq!(
-            pool.take(8).expect("enough ids"),
-            [IdRange { first: 12, last: 19 }]
-        );
+        assert_eq!(taken, [IdRange { first: 1, last: 3 }, IdRange { first: 10, last: 11 }]);
+        assert_eq!(pool.take(8).expect("enough ids"), [IdRange { first: 12, last: 19 }]);
     }
 }

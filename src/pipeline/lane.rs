@@ -80,9 +80,7 @@ impl LaneContext {
         let source = &self.plan.sources[part.source];
         let pages = file.page_bytes(part.unit, &source.projection)?;
         let working = self.plan.working_bytes();
-        let needed = usize::try_from(pages.total)
-            .unwrap_or(usize::MAX)
-            .saturating_add(working);
+        let needed = usize::try_from(pages.total).unwrap_or(usize::MAX).saturating_add(working);
         if needed > self.lane_memory.total() {
             return Err(Error::failed(format!(
                 "{}, row group {}: its pages need {needed} bytes of memory at a time (the largest, of column \"{}\", {}), \
@@ -100,20 +98,13 @@ impl LaneContext {
         };
         let stored = file.stored_bytes(part.unit, &source.projection);
         let rows_of_unit = source.unit_rows[part.unit as usize].max(1);
-        let mut reader = PartReader::open(
-            file,
-            part,
-            source.projection.clone(),
-            self.plan.batch_rows(),
-            self.plan.dim,
-        )?;
+        let mut reader =
+            PartReader::open(file, part, source.projection.clone(), self.plan.batch_rows(), self.plan.dim)?;
         loop {
             let started = Instant::now();
             let Some(batch) = reader.next_batch()? else { break };
             let bytes = (stored as u128 * batch.rows as u128 / u128::from(rows_of_unit)) as u64;
-            self.counters
-                .read
-                .worked(batch.rows as u64, bytes, started.elapsed());
+            self.counters.read.worked(batch.rows as u64, bytes, started.elapsed());
             let values = self.take_batch(batch)?;
             reader.recycle(values);
             if self.stop.is_stopping() {
@@ -129,13 +120,9 @@ impl LaneContext {
         let source = &self.plan.sources[batch.origin.source];
         let mut chunk = source.batcher.accept(batch)?;
         let skipped = self.coverage[chunk.origin.source].retain_new(&mut chunk);
-        self.counters
-            .batch
-            .worked(chunk.source_rows as u64, 0, started.elapsed());
+        self.counters.batch.worked(chunk.source_rows as u64, 0, started.elapsed());
         self.counters.skipped.fetch_add(skipped, Ordering::Relaxed);
-        self.counters
-            .zero_vectors
-            .fetch_add(chunk.zero_vectors, Ordering::Relaxed);
+        self.counters.zero_vectors.fetch_add(chunk.zero_vectors, Ordering::Relaxed);
         self.hand_over_rejects(&mut chunk)?;
 
         let started = Instant::now();
@@ -154,9 +141,7 @@ impl LaneContext {
             let segment = self.partitioner.encode(&chunk, &share, own)?;
             let bytes = segment.tuples.len() as u64;
             let sealed = self.open.push(share.partition, segment, held);
-            self.counters
-                .partition
-                .worked(share.rows.len() as u64, bytes, busy + started.elapsed());
+            self.counters.partition.worked(share.rows.len() as u64, bytes, busy + started.elapsed());
             busy = Duration::ZERO;
             if let Some(block) = sealed {
                 self.send(block);
@@ -171,9 +156,7 @@ impl LaneContext {
             return self.limit.note(checked, 0, String::new);
         }
         let rejects = std::mem::take(&mut chunk.rejects);
-        self.counters
-            .rejected
-            .fetch_add(rejects.len() as u64, Ordering::Relaxed);
+        self.counters.rejected.fetch_add(rejects.len() as u64, Ordering::Relaxed);
         let source = &self.plan.sources[chunk.origin.source];
         let count = rejects.len() as u64;
         let first = rejects[0].clone();
@@ -190,11 +173,8 @@ impl LaneContext {
             return Err(Error::bug("the writer of rejects ended before the lanes"));
         }
         self.limit.note(checked, count, || {
-            let excerpt = if first.excerpt.is_empty() {
-                String::new()
-            } else {
-                format!(" ({})", first.excerpt)
-            };
+            let excerpt =
+                if first.excerpt.is_empty() { String::new() } else { format!(" ({})", first.excerpt) };
             format!(
                 "{}, row group {}, row {}, column \"{}\": {}{excerpt}",
                 source.path.display(),
@@ -246,10 +226,7 @@ impl LaneContext {
                         "one batch of rows takes {bytes} bytes, and --memory leaves {} for blocks",
                         budget.total()
                     ))
-                    .hint(format!(
-                        "give --memory {}MiB or more",
-                        (bytes * 2).div_ceil(1 << 20) + 1
-                    )));
+                    .hint(format!("give --memory {}MiB or more", (bytes * 2).div_ceil(1 << 20) + 1)));
                 }
                 Err(_elapsed) => {}
             }
@@ -277,10 +254,7 @@ fn cut_ids(ids: &mut Vec<IdRange>, mut count: i64) -> Vec<IdRange> {
             cut.push(ids.remove(0));
             count -= length;
         } else {
-            cut.push(IdRange {
-                first: ids[0].first,
-                last: ids[0].first + count - 1,
-            });
+            cut.push(IdRange { first: ids[0].first, last: ids[0].first + count - 1 });
             ids[0].first += count;
             count = 0;
         }

@@ -90,10 +90,7 @@ pub struct LoadOutcome {
 pub async fn load(request: LoadRequest, connect: &ConnectSettings, observer: &dyn Observer) -> LoadOutcome {
     match prepare(request, connect, observer).await {
         Ok(prepared) => prepared.run(connect, observer).await,
-        Err(error) => LoadOutcome {
-            report: None,
-            result: Err(error),
-        },
+        Err(error) => LoadOutcome { report: None, result: Err(error) },
     }
 }
 
@@ -115,33 +112,21 @@ async fn prepare(
 ) -> Result<Prepared> {
     let started = Instant::now();
     if request.settings.memory < MEMORY_MIN {
-        return Err(Error::refused(format!(
-            "--memory {} bytes is too little",
-            request.settings.memory
-        ))
-        .hint(format!("give at least {}MiB", MEMORY_MIN >> 20)));
+        return Err(Error::refused(format!("--memory {} bytes is too little", request.settings.memory))
+            .hint(format!("give at least {}MiB", MEMORY_MIN >> 20)));
     }
     let found = discover(&request.sources)?;
     for path in &found.repeated {
-        observer.warn(&format!(
-            "{} is named more than once; it is loaded once",
-            path.display()
-        ));
+        observer.warn(&format!("{} is named more than once; it is loaded once", path.display()));
     }
     let footer_bytes_max = request.settings.footer_bytes_max();
     let sources = Arc::new(blocking(move || preflight::open_sources(found.files, footer_bytes_max)).await?);
 
-    let options = SessionOptions {
-        application_name: Some("vecload load".into()),
-        transaction_timeout: None,
-    };
+    let options = SessionOptions { application_name: Some("vecload load".into()), transaction_timeout: None };
     let mut control = connect.connect(&options).await?;
     let plan_for = |target: Target| {
-        let (sources, mapping, settings) = (
-            Arc::clone(&sources),
-            request.mapping.clone(),
-            request.settings.clone(),
-        );
+        let (sources, mapping, settings) =
+            (Arc::clone(&sources), request.mapping.clone(), request.settings.clone());
         blocking(move || preflight::plan(target, &sources, &mapping, settings))
     };
     let target = match Target::find(&control, &request.table).await? {
@@ -158,10 +143,7 @@ async fn prepare(
             // The mapping is tried on the table as it will be, before it is made.
             plan_for(Target::standard(spec.name.clone(), TargetType::Vector(Some(dim)))).await?;
             let (target, _) = migrate_target(&control, &spec).await?;
-            observer.say(&format!(
-                "created table {} with embeddings of {dim} dimensions",
-                target.name
-            ));
+            observer.say(&format!("created table {} with embeddings of {dim} dimensions", target.name));
             target
         }
         None => {
@@ -183,12 +165,7 @@ async fn prepare(
         IndexPolicy::Defer if !plan.target.is_empty => REBUILD,
         other => other.name(),
     };
-    let claimed = claim(
-        &mut control,
-        &plan.target,
-        &claim_request(&plan, &request, index_plan),
-    )
-    .await?;
+    let claimed = claim(&mut control, &plan.target, &claim_request(&plan, &request, index_plan)).await?;
     // A resumption finds rows in the table; what the load's first run decided still holds.
     let index = match claimed.index_plan.as_str() {
         "defer" | REBUILD if request.index == IndexPolicy::Auto => IndexPolicy::Defer,
@@ -263,25 +240,13 @@ impl Prepared {
             rows_before += source.coverage.rows() + source.coverage.rejects();
             rejects_before += source.coverage.rejects();
         }
-        let limit = Arc::new(RejectLimit::new(
-            self.plan.settings.max_rejects,
-            rows_before,
-            rejects_before,
-        ));
+        let limit = Arc::new(RejectLimit::new(self.plan.settings.max_rejects, rows_before, rejects_before));
         limit.check_known()?;
         self.drop_indexes(observer).await?;
 
-        observer.loading(LoadView {
-            counters: Arc::clone(counters),
-            rows: self.plan.rows(),
-            rows_before,
-        });
-        let coverage: Arc<[Coverage]> = self
-            .claim
-            .sources
-            .iter()
-            .map(|source| source.coverage.clone())
-            .collect();
+        observer.loading(LoadView { counters: Arc::clone(counters), rows: self.plan.rows(), rows_before });
+        let coverage: Arc<[Coverage]> =
+            self.claim.sources.iter().map(|source| source.coverage.clone()).collect();
         let attempt = Attempt {
             plan: Arc::clone(&self.plan),
             run,
@@ -313,10 +278,7 @@ impl Prepared {
                 left -= rows;
                 let unit_rows = source.unit_rows[part.unit as usize];
                 if rows > 0 && !claimed.is_complete && !claimed.coverage.is_complete(part.unit, unit_rows) {
-                    parts.push(UnitPart {
-                        rows: part.rows.start..part.rows.start + rows,
-                        ..part.clone()
-                    });
+                    parts.push(UnitPart { rows: part.rows.start..part.rows.start + rows, ..part.clone() });
                 }
             }
         }
@@ -356,12 +318,7 @@ impl Prepared {
             return (Ok(()), Vec::new());
         }
         // A limited load goes on later; its indexes come with the last row.
-        let all: u64 = self
-            .plan
-            .sources
-            .iter()
-            .map(super::plan::PlannedSource::rows)
-            .sum();
+        let all: u64 = self.plan.sources.iter().map(super::plan::PlannedSource::rows).sum();
         if self.plan.rows() < all {
             observer.say("indexes are built when the whole source is loaded");
             return (Ok(()), Vec::new());
@@ -384,18 +341,13 @@ impl Prepared {
             application_name: Some(format!("vecload load {} {what}", self.claim.load_id)),
             transaction_timeout: None,
         };
-        let session = connect
-            .connect(&label("index"))
-            .await
-            .map_err(|error| error.with_kind(Kind::Failed))?;
+        let session =
+            connect.connect(&label("index")).await.map_err(|error| error.with_kind(Kind::Failed))?;
         let noted = "select dropped_indexes from vecload_ledger.loads where load_id = $1";
         let row = session.query_one(noted, &[&self.claim.load_id]).await;
         let row = row.map_err(|error| session.error("read the dropped indexes from the ledger", error))?;
-        let mut wanted: Vec<IndexDefinition> = row
-            .get::<_, Vec<String>>(0)
-            .into_iter()
-            .filter_map(IndexDefinition::parse)
-            .collect();
+        let mut wanted: Vec<IndexDefinition> =
+            row.get::<_, Vec<String>>(0).into_iter().filter_map(IndexDefinition::parse).collect();
         // Only a table that was empty gets the standard ones; a user's table gets back what it had.
         if self.claim.index_plan != REBUILD {
             let standard = index::standard_indexes(target, &self.plan.embedding_column);
@@ -410,10 +362,8 @@ impl Prepared {
         }
         let present = index::secondary_indexes(&session, target).await?;
         wanted.retain(|index| !present.iter().any(|other| index::same_index(other, index)));
-        let watcher = connect
-            .connect(&label("watch"))
-            .await
-            .map_err(|error| error.with_kind(Kind::Failed))?;
+        let watcher =
+            connect.connect(&label("watch")).await.map_err(|error| error.with_kind(Kind::Failed))?;
         let progress = |name: &str, progress: Option<BuildProgress>| observer.indexing(name, progress);
         let outcome = tokio::select! {
             outcome = index::build(&session, &watcher, target, &wanted, &progress) => outcome,
@@ -425,11 +375,6 @@ impl Prepared {
         outcome?;
         built.extend(wanted.into_iter().map(|index| index.name));
         note_dropped_indexes(&session, self.claim.load_id, &[]).await?;
-        let analyze = format!("analyze {}", target.name.sql());
-        session
-            .batch_execute(&analyze)
-            .await
-            .map_err(|error| session.error(format!("analyze {}", target.name), error))?;
         watcher.close().await;
         session.close().await;
         Ok(())
@@ -450,10 +395,7 @@ async fn watch_signals(stop: Arc<Stop>) {
             _ = terminate.recv() => "SIGTERM",
         };
         if round > 0 {
-            #[expect(
-                clippy::exit,
-                reason = "asked twice: open transactions are rolled back by the server"
-            )]
+            #[expect(clippy::exit, reason = "asked twice: open transactions are rolled back by the server")]
             std::process::exit(130);
         }
         stop.because(

@@ -92,11 +92,7 @@ impl Attempt {
         }
         let ids = match &self.plan.ids {
             Some(ids) => {
-                let rows = self
-                    .parts
-                    .iter()
-                    .map(|part| part.rows.end - part.rows.start)
-                    .sum();
+                let rows = self.parts.iter().map(|part| part.rows.end - part.rows.start).sum();
                 let session = self.session(&format!("{label} ids")).await?;
                 Some(IdPool::start(session, ids.sequence.clone(), rows))
             }
@@ -112,9 +108,7 @@ impl Attempt {
         for writer in writers {
             let (blocks, numbers) = (Arc::clone(&block_receiver), Arc::clone(&block_numbers));
             let (counters, stop) = (Arc::clone(&self.counters), Arc::clone(&stop));
-            tasks.push(tokio::spawn(write_blocks(
-                writer, blocks, numbers, counters, stop,
-            )));
+            tasks.push(tokio::spawn(write_blocks(writer, blocks, numbers, counters, stop)));
         }
         let (load_id, source_ids) = (self.run.load_id, Arc::clone(&self.source_ids));
         tasks.push(tokio::spawn(write_rejects(
@@ -129,9 +123,7 @@ impl Attempt {
 
         let (part_sender, parts) = crossbeam_channel::bounded(self.parts.len());
         for part in self.parts {
-            part_sender
-                .try_send(part)
-                .or_failed(|| "queue the parts of the sources".into())?;
+            part_sender.try_send(part).or_failed(|| "queue the parts of the sources".into())?;
         }
         drop(part_sender);
         let open = Arc::new(OpenBlocks::new(self.plan.partitions(), self.plan.block_bytes()));
@@ -184,10 +176,7 @@ impl Attempt {
             application_name: Some(name.into()),
             transaction_timeout: Some(TRANSACTION_TIMEOUT),
         };
-        self.connect
-            .connect(&options)
-            .await
-            .map_err(|error| error.with_kind(crate::error::Kind::Failed))
+        self.connect.connect(&options).await.map_err(|error| error.with_kind(crate::error::Kind::Failed))
     }
 }
 
@@ -215,9 +204,7 @@ async fn join_lanes(lanes: Vec<thread::JoinHandle<()>>, stop: &Arc<Stop>) -> Res
             }
         }
     });
-    joined
-        .await
-        .map_err(|error| Error::bug("wait for the lanes").because(error))
+    joined.await.map_err(|error| Error::bug("wait for the lanes").because(error))
 }
 
 async fn write_blocks(
@@ -241,9 +228,7 @@ async fn write_blocks(
             break;
         };
         match writer.write(&block, &numbers).await {
-            Ok(committed) => counters
-                .write
-                .worked(block.rows, block.bytes as u64, committed.busy),
+            Ok(committed) => counters.write.worked(block.rows, block.bytes as u64, committed.busy),
             Err(error) => {
                 stop.because(error);
                 break;

@@ -157,11 +157,7 @@ impl LoadPlan {
 
     /// Partitions of the hash range.
     pub fn partitions(&self) -> usize {
-        if self.target.channel_column().is_some() {
-            PARTITIONS
-        } else {
-            1
-        }
+        if self.target.channel_column().is_some() { PARTITIONS } else { 1 }
     }
 
     /// Size at which a block is sealed: all open blocks, two per writer and one batch per lane fit.

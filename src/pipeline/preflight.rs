@@ -26,10 +26,8 @@ const PEEK_ROWS: usize = 64;
 const PEEK_SOURCES: usize = 16;
 
 /// Other names under which sources carry a target column.
-const USUAL_NAMES: &[(&str, &[&str])] = &[
-    ("embedding", &["embedding", "emb", "vector", "embeddings"]),
-    ("content", &["content", "text"]),
-];
+const USUAL_NAMES: &[(&str, &[&str])] =
+    &[("embedding", &["embedding", "emb", "vector", "embeddings"]), ("content", &["content", "text"])];
 
 /// How target columns are filled, as the user says it.
 #[derive(Debug, Clone, Default)]
@@ -56,11 +54,7 @@ pub fn open_sources(paths: Vec<PathBuf>, footer_bytes_max: usize) -> Result<Vec<
     let open = |path: PathBuf| {
         let file = ParquetFile::open(&path, footer_bytes_max)?;
         let fingerprint = Fingerprint::of(file.file()).map_err(|error| error.with_kind(Kind::Refused))?;
-        Ok(OpenedSource {
-            path,
-            fingerprint,
-            header: file.header().clone(),
-        })
+        Ok(OpenedSource { path, fingerprint, header: file.header().clone() })
     };
     paths.into_iter().map(open).collect()
 }
@@ -74,10 +68,8 @@ pub fn source_dimension(sources: &[OpenedSource], mapping: &Mapping) -> Result<u
             return Ok(*dim);
         }
     }
-    Err(
-        Error::refused("no source holds an embedding, so the new table's dimension is unknown")
-            .hint("create the table first: vecload migrate --dim N"),
-    )
+    Err(Error::refused("no source holds an embedding, so the new table's dimension is unknown")
+        .hint("create the table first: vecload migrate --dim N"))
 }
 
 /// Resolves a load against a target.
@@ -91,11 +83,7 @@ pub fn plan(
     let embedding = embedding_column(&target, mapping)?;
     let embedding_name = embedding.name.clone();
     let half = matches!(embedding.target_type, Some(TargetType::Halfvec(_)));
-    let declared = embedding
-        .target_type
-        .as_ref()
-        .and_then(TargetType::vector_dim)
-        .flatten();
+    let declared = embedding.target_type.as_ref().and_then(TargetType::vector_dim).flatten();
 
     let mut found_dim = None;
     for source in sources.iter().take(PEEK_SOURCES) {
@@ -121,11 +109,8 @@ pub fn plan(
         found_dim = found_dim.or(found.first().copied());
     }
     let dim = declared.or(found_dim).ok_or_else(|| {
-        Error::refused(format!(
-            "neither {} nor the sources tell the embedding's dimension",
-            target.name
-        ))
-        .hint("the sources hold no embedding; give the column a dimension: vector(1536)")
+        Error::refused(format!("neither {} nor the sources tell the embedding's dimension", target.name))
+            .hint("the sources hold no embedding; give the column a dimension: vector(1536)")
     })?;
 
     let ids = reserved_ids(&target, sources, mapping)?;
@@ -150,12 +135,7 @@ pub fn plan(
         .iter()
         .enumerate()
         .map(|(index, source)| {
-            let context = SourceContext {
-                target: &target,
-                embedding_name: &embedding_name,
-                half,
-                mapping,
-            };
+            let context = SourceContext { target: &target, embedding_name: &embedding_name, half, mapping };
             context.plan_source(index, source, &scalars, channel_name.as_deref(), ids.as_ref())
         })
         .collect();
@@ -202,19 +182,11 @@ impl SourceContext<'_> {
             .hint(format!("embeddings are lists of floats, raw f32 bytes or [..] text; map another column: --map {}=COLUMN", self.embedding_name)));
         }
         let mut columns = Vec::new();
-        let mut projection = Projection {
-            embedding,
-            columns: Vec::new(),
-        };
-        let mut recipe = BTreeMap::from([(
-            self.embedding_name.to_string(),
-            json!({ "column": embedding_field.name() }),
-        )]);
+        let mut projection = Projection { embedding, columns: Vec::new() };
+        let mut recipe =
+            BTreeMap::from([(self.embedding_name.to_string(), json!({ "column": embedding_field.name() }))]);
         for target in scalars {
-            let target_type = target
-                .target_type
-                .as_ref()
-                .ok_or_else(|| unsupported(self.target, target))?;
+            let target_type = target.target_type.as_ref().ok_or_else(|| unsupported(self.target, target))?;
             let filling = match self.mapping.set.get(&target.name) {
                 Some(value) => {
                     recipe.insert(target.name.clone(), json!({ "value": value }));
@@ -233,22 +205,13 @@ impl SourceContext<'_> {
                     Filling::Column(projection.columns.len() - 1, converter)
                 }
             };
-            columns.push(FilledColumn {
-                name: target.name.clone(),
-                not_null: target.not_null,
-                filling,
-            });
+            columns.push(FilledColumn { name: target.name.clone(), not_null: target.not_null, filling });
         }
         let channel = channel.and_then(|channel| columns.iter().position(|column| column.name == channel));
         let unit_rows = source.header.row_group_rows();
         let units = 0..unit_rows.len() as u32;
-        let stored_bytes = units
-            .clone()
-            .map(|unit| source.header.stored_bytes(unit, &projection))
-            .sum();
-        let parts = units
-            .flat_map(|unit| source.header.parts(index, unit, &projection))
-            .collect();
+        let stored_bytes = units.clone().map(|unit| source.header.stored_bytes(unit, &projection)).sum();
+        let parts = units.flat_map(|unit| source.header.parts(index, unit, &projection)).collect();
         Ok(PlannedSource {
             batcher: Batcher {
                 columns,
@@ -269,11 +232,8 @@ impl SourceContext<'_> {
 
 /// `--map` and `--set` name columns that are there, once each.
 fn check_names(target: &Target, mapping: &Mapping) -> Result<()> {
-    for (option, name) in mapping
-        .map
-        .keys()
-        .map(|name| ("--map", name))
-        .chain(mapping.set.keys().map(|name| ("--set", name)))
+    for (option, name) in
+        mapping.map.keys().map(|name| ("--map", name)).chain(mapping.set.keys().map(|name| ("--set", name)))
     {
         match target.column(name) {
             None => {
@@ -284,36 +244,29 @@ fn check_names(target: &Target, mapping: &Mapping) -> Result<()> {
                 .hint(format!("its columns are {}", target.column_names())));
             }
             Some(column) if column.is_generated => {
-                return Err(
-                    Error::refused(format!("{option} {name}: the column is computed by the server"))
-                        .hint("leave it out"),
-                );
+                return Err(Error::refused(format!("{option} {name}: the column is computed by the server"))
+                    .hint("leave it out"));
             }
             Some(_) => {}
         }
     }
     match mapping.map.keys().find(|name| mapping.set.contains_key(*name)) {
-        Some(name) => Err(
-            Error::refused(format!("column {name} is given by --map and by --set")).hint("keep one of them"),
-        ),
+        Some(name) => {
+            Err(Error::refused(format!("column {name} is given by --map and by --set"))
+                .hint("keep one of them"))
+        }
         None => Ok(()),
     }
 }
 
 fn embedding_column<'a>(target: &'a Target, mapping: &Mapping) -> Result<&'a TargetColumn> {
     let is_vector = |column: &&TargetColumn| {
-        column
-            .target_type
-            .as_ref()
-            .and_then(TargetType::vector_dim)
-            .is_some()
+        column.target_type.as_ref().and_then(TargetType::vector_dim).is_some()
             && !mapping.set.contains_key(&column.name)
     };
     let vectors: Vec<_> = target.columns.iter().filter(is_vector).collect();
     let named = vectors.iter().find(|column| column.name == "embedding");
-    let mapped = vectors
-        .iter()
-        .find(|column| mapping.map.contains_key(&column.name));
+    let mapped = vectors.iter().find(|column| mapping.map.contains_key(&column.name));
     named.or(mapped).or(vectors.first()).copied().ok_or_else(|| {
         Error::refused(format!(
             "table {} has no column of pgvector's types vector or halfvec; it has {}",
@@ -330,11 +283,10 @@ fn source_column(source: &OpenedSource, target: &str, mapping: &Mapping) -> Resu
     let exact = |name: &str| -> Result<Option<usize>> {
         let mut found = (0..fields.len()).filter(|index| fields[*index].name() == name);
         match (found.next(), found.next()) {
-            (Some(_), Some(_)) => Err(Error::refused(format!(
-                "{} has two columns named \"{name}\"",
-                source.path.display()
-            ))
-            .hint("write the file with one of them renamed")),
+            (Some(_), Some(_)) => {
+                Err(Error::refused(format!("{} has two columns named \"{name}\"", source.path.display()))
+                    .hint("write the file with one of them renamed"))
+            }
             (first, _) => Ok(first),
         }
     };
@@ -351,9 +303,8 @@ fn source_column(source: &OpenedSource, target: &str, mapping: &Mapping) -> Resu
     if let Some(column) = exact(target)? {
         return Ok(Some(column));
     }
-    let folded: Vec<usize> = (0..fields.len())
-        .filter(|index| fields[*index].name().eq_ignore_ascii_case(target))
-        .collect();
+    let folded: Vec<usize> =
+        (0..fields.len()).filter(|index| fields[*index].name().eq_ignore_ascii_case(target)).collect();
     if let [only] = folded[..] {
         return Ok(Some(only));
     }
@@ -387,11 +338,7 @@ fn reserved_ids(target: &Target, sources: &[OpenedSource], mapping: &Mapping) ->
         Some(TargetType::Int8) => 8,
         _ => return Ok(None),
     };
-    Ok(column.sequence.clone().map(|sequence| ReservedIds {
-        column: column.name.clone(),
-        width,
-        sequence,
-    }))
+    Ok(column.sequence.clone().map(|sequence| ReservedIds { column: column.name.clone(), width, sequence }))
 }
 
 /// Whether a column's values are sent. It must be the same for all sources, since all go through one COPY.
@@ -429,9 +376,7 @@ fn unmapped(source: &OpenedSource, name: &str, type_name: &str) -> Error {
         source.path.display(),
         source_names(source)
     ))
-    .hint(format!(
-        "map one: --map {name}=COLUMN, or give one value for all rows: --set {name}=VALUE"
-    ))
+    .hint(format!("map one: --map {name}=COLUMN, or give one value for all rows: --set {name}=VALUE"))
 }
 
 fn unsupported(target: &Target, column: &TargetColumn) -> Error {
@@ -440,13 +385,7 @@ fn unsupported(target: &Target, column: &TargetColumn) -> Error {
 }
 
 fn source_names(source: &OpenedSource) -> String {
-    source
-        .header
-        .fields()
-        .iter()
-        .map(|field| field.name().as_str())
-        .collect::<Vec<_>>()
-        .join(", ")
+    source.header.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// The field of a `--set` value: text, converted as a source's text would be.
@@ -467,10 +406,7 @@ fn constant(name: &str, value: &str, target_type: &TargetType) -> Result<Vec<u8>
 
 /// Dimensions of the first embeddings of a source.
 fn dimensions(source: &OpenedSource, column: usize) -> Result<Vec<usize>> {
-    let projection = Projection {
-        embedding: column,
-        columns: Vec::new(),
-    };
+    let projection = Projection { embedding: column, columns: Vec::new() };
     if !embedding::readable(source.header.fields()[column].data_type()) {
         return Ok(Vec::new());
     }
@@ -482,12 +418,7 @@ fn dimensions(source: &OpenedSource, column: usize) -> Result<Vec<usize>> {
         // Checks what the pages claim before they are decompressed.
         let refuse = |error: Error| error.with_kind(Kind::Refused);
         file.page_bytes(unit as u32, &projection).map_err(refuse)?;
-        let Some(part) = source
-            .header
-            .parts(0, unit as u32, &projection)
-            .into_iter()
-            .next()
-        else {
+        let Some(part) = source.header.parts(0, unit as u32, &projection).into_iter().next() else {
             continue;
         };
         // Asked for no dimension, every readable embedding is a fault that tells its own.

@@ -20,12 +20,7 @@ pub struct Stop {
 impl Stop {
     /// Nothing has happened yet; stopping closes these budgets, so that nobody waits for memory.
     pub fn new(budgets: Vec<Budget>) -> Self {
-        Self {
-            stopped: AtomicBool::new(false),
-            first: Mutex::new(None),
-            budgets,
-            notify: Notify::new(),
-        }
+        Self { stopped: AtomicBool::new(false), first: Mutex::new(None), budgets, notify: Notify::new() }
     }
 
     /// Stops everything for this reason, unless there was one before.

@@ -32,15 +32,9 @@ impl FromStr for MaxRejects {
         }
         if let Some(percent) = text.strip_suffix('%') {
             let percent: f64 = percent.trim().parse().map_err(|_| refuse())?;
-            return if (0.0..=100.0).contains(&percent) {
-                Ok(Self::Percent(percent))
-            } else {
-                Err(refuse())
-            };
+            return if (0.0..=100.0).contains(&percent) { Ok(Self::Percent(percent)) } else { Err(refuse()) };
         }
-        crate::config::sizes::parse_count(text)
-            .map(Self::Count)
-            .map_err(|_| refuse())
+        crate::config::sizes::parse_count(text).map(Self::Count).map_err(|_| refuse())
     }
 }
 
@@ -55,11 +49,7 @@ pub struct RejectLimit {
 impl RejectLimit {
     /// Starts from what earlier runs read and rejected.
     pub fn new(max: MaxRejects, rows: u64, rejects: u64) -> Self {
-        Self {
-            max,
-            rows: AtomicU64::new(rows),
-            rejects: AtomicU64::new(rejects),
-        }
+        Self { max, rows: AtomicU64::new(rows), rejects: AtomicU64::new(rejects) }
     }
 
     /// Adds rows read and how many of them were rejected.
@@ -67,28 +57,17 @@ impl RejectLimit {
         let rows = self.rows.fetch_add(rows, Ordering::Relaxed) + rows;
         let total = self.rejects.fetch_add(rejects, Ordering::Relaxed) + rejects;
         let over = rejects > 0 && rows >= self.tested_after() && self.is_over(rows, total);
-        if over {
-            Err(self.error(total, rows, &first()))
-        } else {
-            Ok(())
-        }
+        if over { Err(self.error(total, rows, &first())) } else { Ok(()) }
     }
 
     /// The test before anything is read: rejects of earlier runs may be too many for a limit in rows.
     pub fn check_known(&self) -> Result<()> {
-        if matches!(self.max, MaxRejects::Count(_)) {
-            self.check_at_end()
-        } else {
-            Ok(())
-        }
+        if matches!(self.max, MaxRejects::Count(_)) { self.check_at_end() } else { Ok(()) }
     }
 
     /// The test at the end, which small loads come to as well.
     pub fn check_at_end(&self) -> Result<()> {
-        let (rows, rejects) = (
-            self.rows.load(Ordering::Relaxed),
-            self.rejects.load(Ordering::Relaxed),
-        );
+        let (rows, rejects) = (self.rows.load(Ordering::Relaxed), self.rejects.load(Ordering::Relaxed));
         match self.is_over(rows, rejects) {
             true => Err(self.error(rejects, rows, "see vecload loads rejects")),
             false => Ok(()),
@@ -96,11 +75,7 @@ impl RejectLimit {
     }
 
     fn tested_after(&self) -> u64 {
-        if matches!(self.max, MaxRejects::Percent(_)) {
-            PERCENT_TESTED_AFTER
-        } else {
-            0
-        }
+        if matches!(self.max, MaxRejects::Percent(_)) { PERCENT_TESTED_AFTER } else { 0 }
     }
 
     fn is_over(&self, rows: u64, rejects: u64) -> bool {
@@ -141,12 +116,7 @@ mod tests {
     fn a_count_is_over_with_the_next_reject_and_a_percentage_only_after_enough_rows() {
         let none = RejectLimit::new(MaxRejects::Count(0), 0, 0);
         assert!(none.note(100, 0, String::new).is_ok());
-        assert_eq!(
-            none.note(100, 1, || "row 7".into())
-                .expect_err("over")
-                .exit_code(),
-            4
-        );
+        assert_eq!(none.note(100, 1, || "row 7".into()).expect_err("over").exit_code(), 4);
         let percent = RejectLimit::new(MaxRejects::Percent(1.0), 0, 0);
         assert!(percent.note(100, 50, String::new).is_ok());
         assert!(percent.check_at_end().is_err());

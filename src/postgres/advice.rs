@@ -54,18 +54,12 @@ pub(super) fn for_server_error(error: &ServerError) -> Option<String> {
 
 fn names_file_of(error: &ServerError, extension: &str) -> bool {
     error.message.contains(&format!("/{extension}.control"))
-        || error
-            .detail
-            .as_ref()
-            .is_some_and(|detail| detail.contains(&format!("/{extension}.control")))
+        || error.detail.as_ref().is_some_and(|detail| detail.contains(&format!("/{extension}.control")))
 }
 
 /// 42501 says what was denied in its message: `permission denied for table chunks`.
 fn permission(error: &ServerError) -> String {
-    let grant = match error
-        .message
-        .strip_prefix("permission denied for ")
-        .map(|rest| rest.split(' ').next())
+    let grant = match error.message.strip_prefix("permission denied for ").map(|rest| rest.split(' ').next())
     {
         Some(Some("table" | "relation" | "view")) => "GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE … TO …",
         Some(Some("schema")) => "GRANT USAGE, CREATE ON SCHEMA … TO …",
@@ -191,33 +185,17 @@ mod tests {
         for (code, message, step) in [
             ("28P01", "", "~/.pgpass"),
             ("28000", "", "pg_hba.conf"),
-            (
-                "28000",
-                "connection requires a valid client certificate",
-                "sslkey",
-            ),
+            ("28000", "connection requires a valid client certificate", "sslkey"),
             ("3D000", "", "createdb"),
             ("53300", "", "max_connections"),
             ("53100", "", "free space"),
             ("57P03", "", "try again"),
             ("42P01", "", "vecload migrate"),
             ("42501", "permission denied for table chunks", "INSERT"),
-            (
-                "42501",
-                "permission denied for schema public",
-                "USAGE, CREATE ON SCHEMA",
-            ),
+            ("42501", "permission denied for schema public", "USAGE, CREATE ON SCHEMA"),
             ("42501", "must be owner of table chunks", "GRANT"),
-            (
-                "0A000",
-                "extension \"vector\" is not available",
-                "install pgvector",
-            ),
-            (
-                "58P01",
-                "could not open extension control file \"/x/vector.control\"",
-                "install pgvector",
-            ),
+            ("0A000", "extension \"vector\" is not available", "install pgvector"),
+            ("58P01", "could not open extension control file \"/x/vector.control\"", "install pgvector"),
             ("0A000", "extension \"citus\" is not available", "install Citus"),
         ] {
             let advice = advice(code, message).unwrap_or_default();

@@ -135,12 +135,8 @@ impl Target {
         }
         for (allowed, right) in [("may_insert", "INSERT"), ("may_select", "SELECT")] {
             if !row.get::<_, bool>(allowed) {
-                return Err(
-                    Error::refused(format!("no {right} right on table {full}")).hint(format!(
-                        "as its owner: GRANT SELECT, INSERT ON {} TO your_role;",
-                        full.sql()
-                    )),
-                );
+                return Err(Error::refused(format!("no {right} right on table {full}"))
+                    .hint(format!("as its owner: GRANT SELECT, INSERT ON {} TO your_role;", full.sql())));
             }
         }
         let oid: u32 = row.get("oid");
@@ -196,22 +192,14 @@ impl Target {
 
     /// Names of all columns, for messages.
     pub fn column_names(&self) -> String {
-        self.columns
-            .iter()
-            .map(|column| column.name.as_str())
-            .collect::<Vec<_>>()
-            .join(", ")
+        self.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
     /// The name of the integer column that partitions the rows: Citus's distribution column, else `channel_id`.
     pub fn channel_column(&self) -> Option<&str> {
         let name = self.citus.as_ref().map_or("channel_id", |citus| &citus.column);
         let column = self.column(name)?;
-        column
-            .target_type
-            .as_ref()
-            .is_some_and(TargetType::is_integer)
-            .then_some(&column.name)
+        column.target_type.as_ref().is_some_and(TargetType::is_integer).then_some(&column.name)
     }
 }
 
@@ -238,21 +226,13 @@ impl ServerVersions {
             )
             .await
             .map_err(|error| pg_error("ask the server for its versions", error))?;
-        Ok(Self {
-            postgres: row.get(0),
-            pgvector: row.get(1),
-            citus: row.get(2),
-        })
+        Ok(Self { postgres: row.get(0), pgvector: row.get(1), citus: row.get(2) })
     }
 }
 
 async fn distribution(client: &Client, oid: u32) -> Result<Option<Distribution>, tokio_postgres::Error> {
-    let citus = client
-        .query_one(
-            "select to_regclass('pg_catalog.pg_dist_partition') is not null",
-            &[],
-        )
-        .await?;
+    let citus =
+        client.query_one("select to_regclass('pg_catalog.pg_dist_partition') is not null", &[]).await?;
     if !citus.get::<_, bool>(0) {
         return Ok(None);
     }
@@ -264,10 +244,7 @@ async fn distribution(client: &Client, oid: u32) -> Result<Option<Distribution>,
             &[&oid],
         )
         .await?;
-    Ok(row.map(|row| Distribution {
-        column: row.get("column"),
-        shards: row.get("shards"),
-    }))
+    Ok(row.map(|row| Distribution { column: row.get("column"), shards: row.get("shards") }))
 }
 
 fn column_of(row: &Row) -> TargetColumn {
@@ -279,10 +256,7 @@ fn column_of(row: &Row) -> TargetColumn {
         not_null: row.get("not_null"),
         has_default: row.get("has_default"),
         is_generated: row.get("generated"),
-        sequence: sequence.map(|name| Sequence {
-            name,
-            increment: row.get("increment"),
-        }),
+        sequence: sequence.map(|name| Sequence { name, increment: row.get("increment") }),
     }
 }
 

@@ -29,9 +29,7 @@ impl ConnectSettings {
     /// The error is a refusal that names place, database, user and reason; a caller that has already written
     /// re-classes it with [`with_kind`](crate::error::Error::with_kind).
     pub async fn connect(&self, options: &SessionOptions) -> Result<Session> {
-        let tls = self
-            .tls
-            .connector(self.hosts.iter().any(|host| !host.is_socket()))?;
+        let tls = self.tls.connector(self.hosts.iter().any(|host| !host.is_socket()))?;
         // libpq's `prefer-standby`: everyone once for a standby, then once more for anyone.
         let rounds: &[SessionAttributes] = match self.session_attributes {
             SessionAttributes::PreferStandby => &[SessionAttributes::Standby, SessionAttributes::Any],
@@ -41,10 +39,7 @@ impl ConnectSettings {
         'rounds: for &wanted in rounds {
             failures.clear();
             for host in self.in_order() {
-                match self
-                    .connect_to_host(host, wanted, &tls, options, &mut failures)
-                    .await
-                {
+                match self.connect_to_host(host, wanted, &tls, options, &mut failures).await {
                     Some(session) => return Ok(session),
                     None if failures.last().is_some_and(|failure| failure.is_final) => break 'rounds,
                     None => {}
@@ -108,28 +103,20 @@ impl ConnectSettings {
                 return Err(Failure::of(&peer, &error));
             };
             // Going on in plain is what `prefer` means, but nobody should have to guess why a session is not encrypted.
-            info!(
-                "{peer}: {}; trying again {}",
-                server_error::reason(&error).0,
-                way(second)
-            );
-            self.open(host, address, second, tls, options)
-                .await
-                .map_err(|again| {
-                    let mut both = Failure::of(&peer, &error);
-                    let reason = server_error::reason(&again).0;
-                    if reason != both.reason {
-                        both.reason = format!("{}; {}: {reason}", both.reason, way(second));
-                    }
-                    both
-                })
+            info!("{peer}: {}; trying again {}", server_error::reason(&error).0, way(second));
+            self.open(host, address, second, tls, options).await.map_err(|again| {
+                let mut both = Failure::of(&peer, &error);
+                let reason = server_error::reason(&again).0;
+                if reason != both.reason {
+                    both.reason = format!("{}; {}: {reason}", both.reason, way(second));
+                }
+                both
+            })
         };
         let Some(limit) = self.connect_timeout else {
             return work.await;
         };
-        timeout(limit, work)
-            .await
-            .unwrap_or_else(|_| Err(Failure::timed_out(host.describe(), limit)))
+        timeout(limit, work).await.unwrap_or_else(|_| Err(Failure::timed_out(host.describe(), limit)))
     }
 
     async fn open(
@@ -140,10 +127,7 @@ impl ConnectSettings {
         tls: &MakeRustlsConnect,
         options: &SessionOptions,
     ) -> Result<Session, tokio_postgres::Error> {
-        let (client, connection) = self
-            .config(host, address, mode, options)
-            .connect(tls.clone())
-            .await?;
+        let (client, connection) = self.config(host, address, mode, options).connect(tls.clone()).await?;
         Session::start(client, connection, tls.clone(), host.describe(), options).await
     }
 
@@ -156,11 +140,7 @@ impl ConnectSettings {
     ) -> Config {
         let mut config = Config::new();
         // By the name certificates are checked, to the address the connection goes.
-        config
-            .host(&host.name)
-            .port(host.port)
-            .user(&self.user)
-            .dbname(&self.database);
+        config.host(&host.name).port(host.port).user(&self.user).dbname(&self.database);
         if let Some(address) = address {
             config.hostaddr(address);
         }
@@ -170,15 +150,8 @@ impl ConnectSettings {
         if let Some(options) = &self.options {
             config.options(options);
         }
-        let fallback = options
-            .application_name
-            .as_ref()
-            .or(self.fallback_application_name.as_ref());
-        let name = self
-            .application_name
-            .as_ref()
-            .or(fallback)
-            .map_or(APPLICATION_NAME, String::as_str);
+        let fallback = options.application_name.as_ref().or(self.fallback_application_name.as_ref());
+        let name = self.application_name.as_ref().or(fallback).map_or(APPLICATION_NAME, String::as_str);
         config.application_name(name);
         config.ssl_mode(mode).channel_binding(self.tls.channel_binding);
         if self.tls.direct {
@@ -188,12 +161,8 @@ impl ConnectSettings {
             config.connect_timeout(limit);
         }
         let keepalives = &self.keepalives;
-        config
-            .keepalives(keepalives.enabled)
-            .keepalives_idle(keepalives.idle);
-        config
-            .keepalives_interval(keepalives.interval)
-            .keepalives_retries(keepalives.count);
+        config.keepalives(keepalives.enabled).keepalives_idle(keepalives.idle);
+        config.keepalives_interval(keepalives.interval).keepalives_retries(keepalives.count);
         if let Some(limit) = keepalives.unacknowledged {
             config.tcp_user_timeout(limit);
         }
@@ -244,11 +213,7 @@ fn wire_modes(mode: SslMode, is_socket: bool) -> (WireMode, Option<WireMode>) {
 }
 
 fn way(mode: WireMode) -> &'static str {
-    if mode == WireMode::Disable {
-        "without TLS"
-    } else {
-        "with TLS"
-    }
+    if mode == WireMode::Disable { "without TLS" } else { "with TLS" }
 }
 
 /// Can the other way (with TLS, without it) end better?
@@ -286,10 +251,7 @@ mod tests {
     fn the_users_application_name_wins() {
         let name = |url: &str, asked: Option<&str>| {
             let settings = settings(url);
-            let options = SessionOptions {
-                application_name: asked.map(str::to_owned),
-                ..Default::default()
-            };
+            let options = SessionOptions { application_name: asked.map(str::to_owned), ..Default::default() };
             let config = settings.config(&settings.hosts[0], None, WireMode::Disable, &options);
             config.get_application_name().unwrap().to_owned()
         };
@@ -300,45 +262,25 @@ mod tests {
     }
 
     async fn refusal(url: &str) -> crate::error::Error {
-        settings(url)
-            .connect(&SessionOptions::default())
-            .await
-            .unwrap_err()
+        settings(url).connect(&SessionOptions::default()).await.unwrap_err()
     }
 
     #[tokio::test]
     async fn failures_name_place_database_user_and_reason() {
         // Bound and dropped: a port nobody listens on.
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let error = refusal(&format!("postgres://alice:hunter2@127.0.0.1:{port}/db")).await;
-        assert_eq!(
-            error.to_string(),
-            format!("connect to 127.0.0.1:{port}/db as alice: connection refused")
-        );
+        assert_eq!(error.to_string(), format!("connect to 127.0.0.1:{port}/db as alice: connection refused"));
         assert_eq!(error.exit_code(), 2);
         assert!(error.advice().unwrap().contains("listen_addresses"));
-        let error = refusal(&format!(
-            "postgres://alice@127.0.0.1:{port},no-such-host.invalid/db"
-        ))
-        .await
-        .to_string();
+        let error =
+            refusal(&format!("postgres://alice@127.0.0.1:{port},no-such-host.invalid/db")).await.to_string();
         assert!(
-            error.contains(&format!(
-                "127.0.0.1:{port}: connection refused; no-such-host.invalid:5432: "
-            )),
+            error.contains(&format!("127.0.0.1:{port}: connection refused; no-such-host.invalid:5432: ")),
             "{error}"
         );
         let error = refusal("host=/nowhere/sockets user=u").await;
-        assert!(
-            error
-                .to_string()
-                .starts_with("connect to /nowhere/sockets:5432/u as u: "),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("connect to /nowhere/sockets:5432/u as u: "), "{error}");
         assert!(error.advice().unwrap().contains("socket directory"));
     }
 
@@ -354,9 +296,6 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let error = refusal(&format!("postgres://u@127.0.0.1:{port}/db?connect_timeout=1")).await;
-        assert_eq!(
-            error.to_string(),
-            format!("connect to 127.0.0.1:{port}/db as u: timed out after 1 s")
-        );
+        assert_eq!(error.to_string(), format!("connect to 127.0.0.1:{port}/db as u: timed out after 1 s"));
     }
 }

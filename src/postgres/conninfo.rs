@@ -18,10 +18,7 @@ const LIST_HINT: &str = "write postgresql://USER@HOST:PORT/DATABASE, or a list l
 /// Reads a connection string of either form into `parameters`.
 pub(super) fn parse(text: &str, parameters: &mut Parameters) -> Result<()> {
     let text = text.trim();
-    if let Some(rest) = text
-        .strip_prefix("postgresql://")
-        .or_else(|| text.strip_prefix("postgres://"))
-    {
+    if let Some(rest) = text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")) {
         return parse_url(rest, parameters).map_err(|why| match why {
             Why::Text(why) => {
                 Error::refused(format!("connection URL `{}`: {why}", redacted(text))).hint(ESCAPE_HINT)
@@ -32,10 +29,8 @@ pub(super) fn parse(text: &str, parameters: &mut Parameters) -> Result<()> {
     match text.split_once("://") {
         // A list may hold a URL in one of its values; a scheme has no blank or `=` in it.
         Some((scheme, _)) if !scheme.contains(|c: char| c.is_whitespace() || c == '=') => {
-            Err(Error::refused(format!(
-                "connection URL has scheme `{scheme}`, expected `postgresql`"
-            ))
-            .hint("start the URL with postgresql://"))
+            Err(Error::refused(format!("connection URL has scheme `{scheme}`, expected `postgresql`"))
+                .hint("start the URL with postgresql://"))
         }
         _ => parse_list(text, parameters),
     }
@@ -156,9 +151,7 @@ fn split_port(item: &str) -> Result<(&str, &str), &'static str> {
 fn decode(text: &str) -> Result<String, &'static str> {
     let bytes = text.as_bytes();
     for (at, _) in text.match_indices('%') {
-        let digits = bytes
-            .get(at + 1..at + 3)
-            .ok_or("`%` without two hexadecimal digits behind it")?;
+        let digits = bytes.get(at + 1..at + 3).ok_or("`%` without two hexadecimal digits behind it")?;
         if !digits.iter().all(u8::is_ascii_hexdigit) {
             return Err("`%` without two hexadecimal digits behind it");
         }
@@ -166,9 +159,8 @@ fn decode(text: &str) -> Result<String, &'static str> {
             return Err("holds %00");
         }
     }
-    let decoded = percent_decode_str(text)
-        .decode_utf8()
-        .map_err(|_| "a percent-encoded part is not UTF-8")?;
+    let decoded =
+        percent_decode_str(text).decode_utf8().map_err(|_| "a percent-encoded part is not UTF-8")?;
     Ok(decoded.into_owned())
 }
 
@@ -247,16 +239,10 @@ mod tests {
     fn parts_may_be_missing_and_hosts_may_be_many() {
         assert_eq!(read("postgres://").get("host"), None);
         assert_eq!(read("postgres:///db").get("dbname"), Some("db"));
-        assert_eq!(
-            read("postgres:///db?host=/run/x&port=1").get("host"),
-            Some("/run/x")
-        );
+        assert_eq!(read("postgres:///db?host=/run/x&port=1").get("host"), Some("/run/x"));
         assert_eq!(read("postgres://%2Frun%2Fpg/db").get("host"), Some("/run/pg"));
         let many = read("postgres://a:1,b,[::1]:3/db");
-        assert_eq!(
-            (many.get("host"), many.get("port")),
-            (Some("a,b,::1"), Some("1,,3"))
-        );
+        assert_eq!((many.get("host"), many.get("port")), (Some("a,b,::1"), Some("1,,3")));
         assert_eq!(read("postgres://h?ssl=true").get("sslmode"), Some("require"));
         assert_eq!(read("postgres://u:p?w@h/db").get("password"), Some("p?w"));
     }
@@ -293,14 +279,8 @@ mod tests {
 
     #[test]
     fn redaction_keeps_what_helps_and_nothing_else() {
-        assert_eq!(
-            redacted("postgres://alice:pw@h:5/db"),
-            "postgres://alice:***@h:5/db"
-        );
-        assert_eq!(
-            redacted("postgres://alice:p@w@h/db?password=x"),
-            "postgres://alice:***@h/db?***"
-        );
+        assert_eq!(redacted("postgres://alice:pw@h:5/db"), "postgres://alice:***@h:5/db");
+        assert_eq!(redacted("postgres://alice:p@w@h/db?password=x"), "postgres://alice:***@h/db?***");
         assert_eq!(redacted("postgres://alice:pw/db"), "postgres://alice:***");
         assert_eq!(redacted("host=x password=y"), "***");
     }

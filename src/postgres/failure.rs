@@ -23,32 +23,17 @@ impl Failure {
         let (reason, hint) = server_error::reason(error);
         // As libpq: a server that refuses us is an answer; one that is down or full is not.
         let is_final = ServerError::of(error).is_some_and(|server| server.code.starts_with("28"));
-        Self {
-            peer: peer.to_owned(),
-            reason,
-            hint,
-            is_final,
-        }
+        Self { peer: peer.to_owned(), reason, hint, is_final }
     }
 
     /// The host's name led nowhere.
     pub(super) fn look_up(peer: String, reason: String) -> Self {
-        Self {
-            peer,
-            reason,
-            hint: Some(advice::NO_SUCH_HOST.to_owned()),
-            is_final: false,
-        }
+        Self { peer, reason, hint: Some(advice::NO_SUCH_HOST.to_owned()), is_final: false }
     }
 
     pub(super) fn timed_out(peer: String, limit: Duration) -> Self {
         let hint = advice::for_io(ErrorKind::TimedOut).map(str::to_owned);
-        Self {
-            peer,
-            reason: format!("timed out after {} s", limit.as_secs()),
-            hint,
-            is_final: false,
-        }
+        Self { peer, reason: format!("timed out after {} s", limit.as_secs()), hint, is_final: false }
     }
 
     /// The session, if its server is what `target_session_attrs` asks for.
@@ -76,11 +61,7 @@ impl Failure {
         let mut reasons: Vec<String> = Vec::new();
         for Self { peer, reason, .. } in failures {
             // Several addresses of one host mostly fail alike.
-            let reason = if several_hosts {
-                format!("{peer}: {reason}")
-            } else {
-                reason.clone()
-            };
+            let reason = if several_hosts { format!("{peer}: {reason}") } else { reason.clone() };
             if !reasons.contains(&reason) {
                 reasons.push(reason);
             }
@@ -104,9 +85,6 @@ mod tests {
         assert_eq!(error.to_string(), "connect to a:1/d as u: timed out after 2 s");
         assert!(error.advice().is_some());
         let error = Failure::all("a:1,b:2/d as u", true, &[failure("a:1"), failure("b:2")]).to_string();
-        assert_eq!(
-            error,
-            "connect to a:1,b:2/d as u: a:1: timed out after 2 s; b:2: timed out after 2 s"
-        );
+        assert_eq!(error, "connect to a:1,b:2/d as u: a:1: timed out after 2 s; b:2: timed out after 2 s");
     }
 }

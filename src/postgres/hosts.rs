@@ -26,23 +26,15 @@ pub(super) struct HostSettings {
 impl HostSettings {
     /// `host`, `hostaddr` and `port` are lists that run side by side; one port may serve all.
     pub(super) fn list(parameters: &Parameters) -> Result<Vec<Self>> {
-        let list = |name| {
-            parameters
-                .get(name)
-                .map(|list| list.split(',').map(str::trim).collect::<Vec<_>>())
-        };
+        let list = |name| parameters.get(name).map(|list| list.split(',').map(str::trim).collect::<Vec<_>>());
         let names = list("host");
         let addresses = list("hostaddr");
         let ports = list("port").unwrap_or_else(|| vec![""]);
         let count = names.as_ref().or(addresses.as_ref()).map_or(1, Vec::len);
-        if addresses
-            .as_ref()
-            .is_some_and(|addresses| addresses.len() != count)
-        {
-            return Err(parameters.invalid(
-                "hostaddr",
-                &format!("a list of {count} addresses, one for each host"),
-            ));
+        if addresses.as_ref().is_some_and(|addresses| addresses.len() != count) {
+            return Err(
+                parameters.invalid("hostaddr", &format!("a list of {count} addresses, one for each host"))
+            );
         }
         if ports.len() != 1 && ports.len() != count {
             return Err(parameters.invalid("port", &format!("one port, or {count}, one for each host")));
@@ -74,12 +66,7 @@ impl HostSettings {
                     ("", None) => default_host(port),
                     (name, _) => name.to_owned(),
                 };
-                Ok(Self {
-                    name,
-                    address,
-                    port,
-                    password: None,
-                })
+                Ok(Self { name, address, port, password: None })
             })
             .collect()
     }
@@ -98,11 +85,7 @@ impl HostSettings {
     }
 
     pub(super) fn passfile_name(&self) -> &str {
-        if SOCKET_DIRECTORIES.contains(&self.name.as_str()) {
-            "localhost"
-        } else {
-            &self.name
-        }
+        if SOCKET_DIRECTORIES.contains(&self.name.as_str()) { "localhost" } else { &self.name }
     }
 }
 
@@ -146,12 +129,7 @@ mod tests {
     }
 
     fn described(text: &str) -> String {
-        list(text)
-            .unwrap()
-            .iter()
-            .map(HostSettings::describe)
-            .collect::<Vec<_>>()
-            .join(" ")
+        list(text).unwrap().iter().map(HostSettings::describe).collect::<Vec<_>>().join(" ")
     }
 
     #[test]

@@ -46,10 +46,7 @@ pub struct TableSpec {
 /// Returns the table and whether it was made now.
 pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<(Target, bool)> {
     if spec.dim == 0 || spec.dim > DIM_MAX {
-        return Err(Error::refused(format!(
-            "{} dimensions; pgvector takes 1 to {DIM_MAX}",
-            spec.dim
-        )));
+        return Err(Error::refused(format!("{} dimensions; pgvector takes 1 to {DIM_MAX}", spec.dim)));
     }
     ensure_extension(client).await?;
     if let Some(existing) = Target::find(client, &spec.name).await? {
@@ -61,10 +58,8 @@ pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<(Target
     let schema = match &spec.name.schema {
         Some(schema) => schema.clone(),
         None => {
-            let row = client
-                .query_one("select current_schema()", &[])
-                .await
-                .map_err(|e| pg_error(&doing, e))?;
+            let row =
+                client.query_one("select current_schema()", &[]).await.map_err(|e| pg_error(&doing, e))?;
             row.get::<_, Option<String>>(0).ok_or_else(|| {
                 Error::refused("the search_path names no schema that exists")
                     .hint("name one: --table SCHEMA.NAME, or set the role's search_path")
@@ -79,19 +74,13 @@ pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<(Target
     let settings = [
         ("vecload.schema", schema),
         ("vecload.table", spec.name.name.clone()),
-        (
-            "vecload.embedding_type",
-            format!("{}({})", qualified_type(client, vector_type).await?, spec.dim),
-        ),
+        ("vecload.embedding_type", format!("{}({})", qualified_type(client, vector_type).await?, spec.dim)),
     ];
     for (setting, value) in settings {
         set(client, setting, &value).await?;
     }
     for statement in [SEQUENCE, TABLE] {
-        client
-            .batch_execute(statement)
-            .await
-            .map_err(|error| pg_error(&doing, error))?;
+        client.batch_execute(statement).await.map_err(|error| pg_error(&doing, error))?;
     }
     distribute(client, &name, spec.shards).await?;
     let target = Target::find(client, &name).await?;
@@ -102,10 +91,7 @@ pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<(Target
 
 async fn ensure_extension(client: &Client) -> Result<()> {
     let there = "select exists (select from pg_extension where extname = 'vector')";
-    let row = client
-        .query_one(there, &[])
-        .await
-        .map_err(|error| pg_error("look for pgvector", error))?;
+    let row = client.query_one(there, &[]).await.map_err(|error| pg_error("look for pgvector", error))?;
     if row.get(0) {
         return Ok(());
     }
@@ -130,29 +116,24 @@ async fn qualified_type(client: &Client, name: &str) -> Result<String> {
         .map_err(|error| pg_error(format!("look for the type {name}"), error))?;
     match row {
         Some(row) => Ok(QualifiedName::new(Some(row.get(0)), name).sql()),
-        None => Err(Error::refused(format!("the installed pgvector has no type {name}"))
-            .hint("halfvec needs pgvector 0.7.0; run `alter extension vector update` after installing a newer one")),
+        None => Err(Error::refused(format!("the installed pgvector has no type {name}")).hint(
+            "halfvec needs pgvector 0.7.0; run `alter extension vector update` after installing a newer one",
+        )),
     }
 }
 
 async fn set(client: &Client, setting: &str, value: &str) -> Result<()> {
-    let set = client
-        .execute("select set_config($1, $2, false)", &[&setting, &value])
-        .await;
-    set.map(|_| ())
-        .map_err(|error| pg_error(format!("set {setting}"), error))
+    let set = client.execute("select set_config($1, $2, false)", &[&setting, &value]).await;
+    set.map(|_| ()).map_err(|error| pg_error(format!("set {setting}"), error))
 }
 
 /// Refuses an existing table whose embedding can't hold what is asked for.
 fn fits(target: &Target, spec: &TableSpec) -> Result<()> {
     let column = target.column("embedding").or_else(|| {
-        target.columns.iter().find(|column| {
-            column
-                .target_type
-                .as_ref()
-                .and_then(TargetType::vector_dim)
-                .is_some()
-        })
+        target
+            .columns
+            .iter()
+            .find(|column| column.target_type.as_ref().and_then(TargetType::vector_dim).is_some())
     });
     let table = &target.name;
     let Some(column) = column else {
@@ -182,24 +163,11 @@ fn fits(target: &Target, spec: &TableSpec) -> Result<()> {
 async fn distribute(client: &Client, name: &QualifiedName, shards: u32) -> Result<()> {
     let doing = || format!("distribute table {name}");
     let citus = "select exists (select from pg_extension where extname = 'citus')";
-    if !client
-        .query_one(citus, &[])
-        .await
-        .map_err(|error| pg_error(doing(), error))?
-        .get::<_, bool>(0)
-    {
+    if !client.query_one(citus, &[]).await.map_err(|error| pg_error(doing(), error))?.get::<_, bool>(0) {
         return Ok(());
     }
-    set(
-        client,
-        "vecload.schema",
-        name.schema.as_deref().unwrap_or("public"),
-    )
-    .await?;
+    set(client, "vecload.schema", name.schema.as_deref().unwrap_or("public")).await?;
     set(client, "vecload.table", &name.name).await?;
     set(client, "vecload.shards", &shards.to_string()).await?;
-    client
-        .batch_execute(DISTRIBUTE)
-        .await
-        .map_err(|error| pg_error(doing(), error))
+    client.batch_execute(DISTRIBUTE).await.map_err(|error| pg_error(doing(), error))
 }

@@ -32,9 +32,8 @@ impl Keepalives {
         if let Some(count) = count.filter(|&count| count > 0) {
             keepalives.count = count;
         }
-        let millis = parameters.parse("tcp_user_timeout", "a number of milliseconds", |text| {
-            text.parse::<u64>().ok()
-        })?;
+        let millis = parameters
+            .parse("tcp_user_timeout", "a number of milliseconds", |text| text.parse::<u64>().ok())?;
         if let Some(millis) = millis {
             keepalives.unacknowledged =
                 Some(Duration::from_millis(millis)).filter(|timeout| !timeout.is_zero());
@@ -82,9 +81,7 @@ impl SessionAttributes {
             "prefer-standby" => Some(Self::PreferStandby),
             _ => None,
         };
-        Ok(parameters
-            .parse("target_session_attrs", expected, read)?
-            .unwrap_or(Self::Any))
+        Ok(parameters.parse("target_session_attrs", expected, read)?.unwrap_or(Self::Any))
     }
 }
 
@@ -94,21 +91,14 @@ pub(super) fn shuffle_hosts(parameters: &Parameters) -> Result<bool> {
         "random" => Some(true),
         _ => None,
     };
-    Ok(parameters
-        .parse("load_balance_hosts", "disable or random", read)?
-        .unwrap_or(false))
+    Ok(parameters.parse("load_balance_hosts", "disable or random", read)?.unwrap_or(false))
 }
 
 /// Whole seconds; zero and less mean no limit (`Some(None)`).
 pub(super) fn seconds(parameters: &Parameters, name: &'static str) -> Result<Option<Option<Duration>>> {
     parameters.parse(name, "a whole number of seconds", |text| {
         let seconds = text.parse::<i32>().ok()?;
-        Some(
-            u64::try_from(seconds)
-                .ok()
-                .filter(|&seconds| seconds > 0)
-                .map(Duration::from_secs),
-        )
+        Some(u64::try_from(seconds).ok().filter(|&seconds| seconds > 0).map(Duration::from_secs))
     })
 }
 
@@ -128,13 +118,7 @@ mod tests {
 
     #[test]
     fn a_vanished_server_is_noticed_within_a_minute() {
-        let Keepalives {
-            idle,
-            interval,
-            count,
-            enabled,
-            ..
-        } = keepalives("");
+        let Keepalives { idle, interval, count, enabled, .. } = keepalives("");
         assert!(enabled && idle + interval * count < Duration::from_secs(60));
     }
 
@@ -142,20 +126,14 @@ mod tests {
     fn numbers_are_read_in_their_units() {
         let read =
             keepalives("keepalives_idle=7 keepalives_interval=8 keepalives_count=9 tcp_user_timeout=1500");
-        assert_eq!(
-            (read.idle.as_secs(), read.interval.as_secs(), read.count),
-            (7, 8, 9)
-        );
+        assert_eq!((read.idle.as_secs(), read.interval.as_secs(), read.count), (7, 8, 9));
         assert_eq!(read.unacknowledged, Some(Duration::from_millis(1500)));
         let none = keepalives("keepalives=0 tcp_user_timeout=0");
         assert_eq!((none.enabled, none.unacknowledged), (false, None));
         let timeout = |text: &str| seconds(&parameters(text), "connect_timeout");
         assert_eq!(timeout("").unwrap(), None);
         assert_eq!(timeout("connect_timeout=0").unwrap(), Some(None));
-        assert_eq!(
-            timeout("connect_timeout=3").unwrap(),
-            Some(Some(Duration::from_secs(3)))
-        );
+        assert_eq!(timeout("connect_timeout=3").unwrap(), Some(Some(Duration::from_secs(3))));
         assert!(timeout("connect_timeout=soon").is_err());
     }
 
@@ -170,10 +148,7 @@ mod tests {
             ("prefer-standby", SessionAttributes::PreferStandby),
         ] {
             let parameters = parameters(&format!("target_session_attrs={text}"));
-            assert_eq!(
-                SessionAttributes::from_parameters(&parameters).unwrap(),
-                attributes
-            );
+            assert_eq!(SessionAttributes::from_parameters(&parameters).unwrap(), attributes);
         }
         let error = SessionAttributes::from_parameters(&parameters("target_session_attrs=x")).unwrap_err();
         assert!(error.to_string().contains("is not any, read-write"), "{error}");

@@ -25,11 +25,7 @@ enum Treatment {
 use Treatment::{Ignored, Only, Used};
 
 const fn parameter(name: &'static str, env: &'static str, treatment: Treatment) -> Parameter {
-    Parameter {
-        name,
-        env: if env.is_empty() { None } else { Some(env) },
-        treatment,
-    }
+    Parameter { name, env: if env.is_empty() { None } else { Some(env) }, treatment }
 }
 
 /// Every parameter of libpq up to PostgreSQL 18.
@@ -90,20 +86,11 @@ static KNOWN: &[Parameter] = &[
 ];
 
 /// Any of these in the environment names a server; the others only say how to talk to it.
-const NAMING_A_SERVER: [&str; 6] = [
-    "PGHOST",
-    "PGHOSTADDR",
-    "PGSERVICE",
-    "PGDATABASE",
-    "PGPORT",
-    "PGUSER",
-];
+const NAMING_A_SERVER: [&str; 6] = ["PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE", "PGPORT", "PGUSER"];
 
 /// Whether the environment names a server at all.
 pub(super) fn environment_names_a_server(env: &dyn Fn(&str) -> Option<String>) -> bool {
-    NAMING_A_SERVER
-        .iter()
-        .any(|name| env(name).is_some_and(|value| !value.is_empty()))
+    NAMING_A_SERVER.iter().any(|name| env(name).is_some_and(|value| !value.is_empty()))
 }
 
 /// The values of one connection, each with the place it came from. Not `Debug`: it holds the password.
@@ -121,23 +108,14 @@ impl Parameters {
     /// Sets a value from a connection string; a later one replaces an earlier one.
     pub(super) fn set(&mut self, name: &str, text: String, origin: &str) -> Result<()> {
         let known = find(name, origin)?;
-        self.values.insert(
-            known.name,
-            Value {
-                text,
-                origin: origin.to_owned(),
-            },
-        );
+        self.values.insert(known.name, Value { text, origin: origin.to_owned() });
         Ok(())
     }
 
     /// Sets a value unless a stronger place has set it.
     pub(super) fn set_default(&mut self, name: &str, text: String, origin: &str) -> Result<()> {
         let known = find(name, origin)?;
-        self.values.entry(known.name).or_insert_with(|| Value {
-            text,
-            origin: origin.to_owned(),
-        });
+        self.values.entry(known.name).or_insert_with(|| Value { text, origin: origin.to_owned() });
         Ok(())
     }
 
@@ -146,10 +124,7 @@ impl Parameters {
         for known in KNOWN {
             let Some(variable) = known.env else { continue };
             if let Some(text) = env(variable).filter(|text| !text.is_empty()) {
-                let value = Value {
-                    text,
-                    origin: variable.to_owned(),
-                };
+                let value = Value { text, origin: variable.to_owned() };
                 self.values.entry(known.name).or_insert(value);
             }
         }
@@ -157,14 +132,8 @@ impl Parameters {
 
     /// The value, unless it's missing or empty: to libpq both mean the default.
     pub(super) fn get(&self, name: &'static str) -> Option<&str> {
-        debug_assert!(
-            KNOWN.iter().any(|known| known.name == name),
-            "unknown parameter {name}"
-        );
-        self.values
-            .get(name)
-            .map(|value| value.text.as_str())
-            .filter(|text| !text.is_empty())
+        debug_assert!(KNOWN.iter().any(|known| known.name == name), "unknown parameter {name}");
+        self.values.get(name).map(|value| value.text.as_str()).filter(|text| !text.is_empty())
     }
 
     /// The value read as `T`; `expected` says what it should have been.
@@ -177,26 +146,16 @@ impl Parameters {
         let Some(text) = self.get(name) else {
             return Ok(None);
         };
-        read(text.trim())
-            .map(Some)
-            .ok_or_else(|| self.invalid(name, expected))
+        read(text.trim()).map(Some).ok_or_else(|| self.invalid(name, expected))
     }
 
     /// The refusal of a parameter's value. The value is not shown: an unescaped `/` or `@` in a URL moves
     /// pieces of the password into other parameters.
     pub(super) fn invalid(&self, name: &'static str, expected: &str) -> Error {
-        let origin = self
-            .values
-            .get(name)
-            .map_or("default", |value| value.origin.as_str());
-        let error = Error::refused(format!(
-            "connection parameter `{name}` (from {origin}) is not {expected}"
-        ));
-        if origin == super::conninfo::URL {
-            error.hint(super::conninfo::ESCAPE_HINT)
-        } else {
-            error
-        }
+        let origin = self.values.get(name).map_or("default", |value| value.origin.as_str());
+        let error =
+            Error::refused(format!("connection parameter `{name}` (from {origin}) is not {expected}"));
+        if origin == super::conninfo::URL { error.hint(super::conninfo::ESCAPE_HINT) } else { error }
     }
 
     /// Refuses parameters whose promise we can't keep.
@@ -208,9 +167,8 @@ impl Parameters {
             if !allowed.contains(&text) {
                 let origin = &self.values[known.name].origin;
                 let name = known.name;
-                let error = Error::refused(format!(
-                    "connection parameter `{name}` (from {origin}) is not supported"
-                ));
+                let error =
+                    Error::refused(format!("connection parameter `{name}` (from {origin}) is not supported"));
                 return Err(error.hint(format!("leave `{name}` out for vecload")));
             }
         }
@@ -220,11 +178,7 @@ impl Parameters {
 
 fn find(name: &str, origin: &str) -> Result<&'static Parameter> {
     // libpq gained and lost none of these names; `keepalives_retries` is what tokio-postgres calls its count.
-    let name = if name == "keepalives_retries" {
-        "keepalives_count"
-    } else {
-        name
-    };
+    let name = if name == "keepalives_retries" { "keepalives_count" } else { name };
     KNOWN.iter().find(|known| known.name == name).ok_or_else(|| {
         let shown: String = name.chars().take(40).collect();
         Error::refused(format!("unknown connection parameter `{shown}` (from {origin})"))
@@ -240,12 +194,8 @@ mod tests {
     fn stronger_places_win_and_the_environment_fills_the_rest() {
         let mut parameters = Parameters::default();
         parameters.set("host", "url".to_owned(), "url").unwrap();
-        parameters
-            .set_default("host", "service".to_owned(), "service")
-            .unwrap();
-        parameters
-            .set_default("user", "service".to_owned(), "service")
-            .unwrap();
+        parameters.set_default("host", "service".to_owned(), "service").unwrap();
+        parameters.set_default("user", "service".to_owned(), "service").unwrap();
         parameters.set_from_environment(&|name| {
             matches!(name, "PGHOST" | "PGUSER" | "PGPORT").then(|| "env".into())
         });
@@ -258,13 +208,8 @@ mod tests {
     #[test]
     fn unknown_names_and_unkept_promises_are_refused_by_name() {
         let mut parameters = Parameters::default();
-        let error = parameters
-            .set("sslmod", "x".to_owned(), "the connection URL")
-            .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "unknown connection parameter `sslmod` (from the connection URL)"
-        );
+        let error = parameters.set("sslmod", "x".to_owned(), "the connection URL").unwrap_err();
+        assert_eq!(error.to_string(), "unknown connection parameter `sslmod` (from the connection URL)");
         parameters
             .set_from_environment(&|name| (name == "PGREQUIREAUTH").then(|| "scram-sha-256".to_owned()));
         let error = parameters.check_supported().unwrap_err();

@@ -54,21 +54,19 @@ pub(super) fn look_up(file: &Path, wanted: &Wanted<'_>) -> Option<String> {
 
 fn find(text: &str, wanted: &Wanted<'_>) -> Option<String> {
     let port = wanted.port.to_string();
-    text.lines()
-        .filter(|line| !line.starts_with('#'))
-        .find_map(|line| {
-            let mut rest = line.trim_end_matches('\r');
-            for value in [wanted.host, &port, wanted.database, wanted.user] {
-                let (field, after) = next_field(rest)?;
-                // Only a bare star is a wildcard: `\*` is the star itself.
-                if !rest.starts_with("*:") && field != value {
-                    return None;
-                }
-                rest = after;
+    text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
+        let mut rest = line.trim_end_matches('\r');
+        for value in [wanted.host, &port, wanted.database, wanted.user] {
+            let (field, after) = next_field(rest)?;
+            // Only a bare star is a wildcard: `\*` is the star itself.
+            if !rest.starts_with("*:") && field != value {
+                return None;
             }
-            let (password, _) = next_field(rest).unwrap_or_else(|| (unescaped(rest), ""));
-            Some(password).filter(|password| !password.is_empty())
-        })
+            rest = after;
+        }
+        let (password, _) = next_field(rest).unwrap_or_else(|| (unescaped(rest), ""));
+        Some(password).filter(|password| !password.is_empty())
+    })
 }
 
 /// The text up to the next unescaped colon, unescaped, and what's behind the colon.
@@ -87,11 +85,7 @@ fn unescaped(text: &str) -> String {
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         // A backslash at the very end stands for itself.
-        result.push(if c == '\\' {
-            chars.next().unwrap_or('\\')
-        } else {
-            c
-        });
+        result.push(if c == '\\' { chars.next().unwrap_or('\\') } else { c });
     }
     result
 }
@@ -100,12 +94,7 @@ fn unescaped(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const WANTED: Wanted<'_> = Wanted {
-        host: "db",
-        port: 5432,
-        database: "app",
-        user: "alice",
-    };
+    const WANTED: Wanted<'_> = Wanted { host: "db", port: 5432, database: "app", user: "alice" };
 
     fn found(text: &str) -> Option<String> {
         find(text, &WANTED)
@@ -126,16 +115,8 @@ mod tests {
 
     #[test]
     fn colons_and_backslashes_are_escaped_by_backslashes() {
-        let wanted = Wanted {
-            host: "::1",
-            port: 1,
-            database: r"a\b",
-            user: "*",
-        };
-        assert_eq!(
-            find(r"\:\:1:1:a\\b:\*:p\:w\\d", &wanted).as_deref(),
-            Some(r"p:w\d")
-        );
+        let wanted = Wanted { host: "::1", port: 1, database: r"a\b", user: "*" };
+        assert_eq!(find(r"\:\:1:1:a\\b:\*:p\:w\\d", &wanted).as_deref(), Some(r"p:w\d"));
         assert_eq!(found(r"*:*:*:*:end\").as_deref(), Some(r"end\"));
         assert_eq!(found("*:*:*:*:pw:ignored").as_deref(), Some("pw"));
         assert_eq!(found(r"*:*:*:\*:star is a user here"), None);
@@ -147,12 +128,9 @@ mod tests {
         let file = directory.path().join("pass");
         assert_eq!(look_up(&file, &WANTED), None);
         fs::write(&file, "*:*:*:*:secret\n").unwrap();
-        for (mode, password) in [
-            (0o600, Some("secret")),
-            (0o400, Some("secret")),
-            (0o640, None),
-            (0o604, None),
-        ] {
+        for (mode, password) in
+            [(0o600, Some("secret")), (0o400, Some("secret")), (0o640, None), (0o604, None)]
+        {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(look_up(&file, &WANTED).as_deref(), password, "{mode:o}");
         }

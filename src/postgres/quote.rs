@@ -23,10 +23,7 @@ pub struct QualifiedName {
 impl QualifiedName {
     /// A name taken as it is, without reading quotes or folding case.
     pub fn new(schema: Option<&str>, name: &str) -> Self {
-        Self {
-            schema: schema.map(str::to_owned),
-            name: name.to_owned(),
-        }
+        Self { schema: schema.map(str::to_owned), name: name.to_owned() }
     }
 
     /// The name as SQL text, every part quoted.
@@ -72,14 +69,8 @@ impl FromStr for QualifiedName {
             }
         }
         match <[String; 2]>::try_from(parts) {
-            Ok([schema, name]) => Ok(Self {
-                schema: Some(schema),
-                name,
-            }),
-            Err(mut parts) if parts.len() == 1 => Ok(Self {
-                schema: None,
-                name: parts.remove(0),
-            }),
+            Ok([schema, name]) => Ok(Self { schema: Some(schema), name }),
+            Err(mut parts) if parts.len() == 1 => Ok(Self { schema: None, name: parts.remove(0) }),
             Err(_) => Err(refuse("has more than two parts")),
         }
     }
@@ -150,11 +141,7 @@ fn next_part(text: &str) -> Result<(String, Option<&str>), &'static str> {
 
 fn shown(part: &str) -> String {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || !c.is_ascii();
-    if part.chars().all(plain) {
-        part.to_owned()
-    } else {
-        quote_ident(part)
-    }
+    if part.chars().all(plain) { part.to_owned() } else { quote_ident(part) }
 }
 
 #[cfg(test)]
@@ -169,14 +156,8 @@ mod tests {
     fn unquoted_parts_fold_and_quoted_parts_keep_their_case() {
         assert_eq!(parse("Chunks"), QualifiedName::new(None, "chunks"));
         assert_eq!(parse("App.Chunks"), QualifiedName::new(Some("app"), "chunks"));
-        assert_eq!(
-            parse("App.\"My Table\""),
-            QualifiedName::new(Some("app"), "My Table")
-        );
-        assert_eq!(
-            parse("\"a.b\".\"say \"\"hi\"\"\""),
-            QualifiedName::new(Some("a.b"), "say \"hi\"")
-        );
+        assert_eq!(parse("App.\"My Table\""), QualifiedName::new(Some("app"), "My Table"));
+        assert_eq!(parse("\"a.b\".\"say \"\"hi\"\"\""), QualifiedName::new(Some("a.b"), "say \"hi\""));
         assert_eq!(parse(" my-table "), QualifiedName::new(None, "my-table"));
         assert_eq!(parse("ÄRGER"), QualifiedName::new(None, "Ärger"));
     }

@@ -52,11 +52,8 @@ impl ServerError {
     /// The message with code, detail and context, on one line.
     pub fn summary(&self) -> String {
         let mut text = format!("{} (SQLSTATE {})", self.message, self.code);
-        let more: Vec<String> = [&self.detail, &self.context]
-            .into_iter()
-            .flatten()
-            .map(|more| excerpt(more))
-            .collect();
+        let more: Vec<String> =
+            [&self.detail, &self.context].into_iter().flatten().map(|more| excerpt(more)).collect();
         if !more.is_empty() {
             text.push_str(": ");
             text.push_str(&more.join("; "));
@@ -113,19 +110,12 @@ pub(super) fn reason(error: &tokio_postgres::Error) -> (String, Option<String>) 
         return (server.summary(), server.advice());
     }
     if let Some(tls) = tls_error(error) {
-        return (
-            format!("TLS: {}", tls_reason(tls)),
-            advice::for_tls(tls).map(str::to_owned),
-        );
+        return (format!("TLS: {}", tls_reason(tls)), advice::for_tls(tls).map(str::to_owned));
     }
     if let Some(io) = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()) {
         let text = io_reason(io);
         // A broken handshake and a broken session are not the same news.
-        let text = if is_handshake(error) {
-            format!("TLS handshake: {text}")
-        } else {
-            text
-        };
+        let text = if is_handshake(error) { format!("TLS handshake: {text}") } else { text };
         return (text, advice::for_io(io.kind()).map(str::to_owned));
     }
     let text = match error.source() {
@@ -257,11 +247,7 @@ mod tests {
         let settings = crate::postgres::ConnectSettings::resolve(Some("sslmode=require host=h"), &|_| None);
         let tls = settings.unwrap().unwrap().tls.connector(true).unwrap();
         let mut config = tokio_postgres::Config::new();
-        config
-            .host("127.0.0.1")
-            .port(port)
-            .user("u")
-            .ssl_mode(tokio_postgres::config::SslMode::Require);
+        config.host("127.0.0.1").port(port).user("u").ssl_mode(tokio_postgres::config::SslMode::Require);
         let error = config.connect(tls).await.err().unwrap();
         server.await.unwrap();
         error
@@ -271,10 +257,7 @@ mod tests {
     async fn a_broken_handshake_is_told_from_a_broken_session() {
         let error = connect_to_server_answering(b"S").await;
         assert!(is_handshake(&error), "{error}");
-        assert_eq!(
-            reason(&error).0,
-            "TLS handshake: the server closed the connection"
-        );
+        assert_eq!(reason(&error).0, "TLS handshake: the server closed the connection");
         let error = connect_to_server_answering(b"Sno TLS at all, surely").await;
         assert!(is_handshake(&error) && tls_error(&error).is_some(), "{error:?}");
         let error = connect_to_server_answering(b"N").await;

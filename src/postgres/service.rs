@@ -21,9 +21,7 @@ pub(super) fn apply(
     let mut searched = Vec::new();
     let named = match parameters.get("servicefile") {
         Some(file) => Some(PathBuf::from(file)),
-        None => env("PGSERVICEFILE")
-            .filter(|file| !file.is_empty())
-            .map(PathBuf::from),
+        None => env("PGSERVICEFILE").filter(|file| !file.is_empty()).map(PathBuf::from),
     };
     // A file that was named must be there; the usual ones may be missing.
     if let Some(file) = &named {
@@ -33,18 +31,12 @@ pub(super) fn apply(
         }
         searched.push(file.clone());
     }
-    let own = home
-        .filter(|_| named.is_none())
-        .map(|home| home.join(".pg_service.conf"));
+    let own = home.filter(|_| named.is_none()).map(|home| home.join(".pg_service.conf"));
     let system = match env("PGSYSCONFDIR").filter(|directory| !directory.is_empty()) {
         Some(directory) => vec![PathBuf::from(directory)],
         None => SYSTEM_DIRECTORIES.map(PathBuf::from).to_vec(),
     };
-    for file in own.into_iter().chain(
-        system
-            .into_iter()
-            .map(|directory| directory.join("pg_service.conf")),
-    ) {
+    for file in own.into_iter().chain(system.into_iter().map(|directory| directory.join("pg_service.conf"))) {
         let text = match fs::read_to_string(&file) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
@@ -56,16 +48,9 @@ pub(super) fn apply(
         searched.push(file);
     }
     let searched: Vec<String> = searched.iter().map(|file| file.display().to_string()).collect();
-    let places = if searched.is_empty() {
-        "no service file found".to_owned()
-    } else {
-        searched.join(", ")
-    };
-    Err(
-        Error::refused(format!("service `{name}` is not defined ({places})")).hint(format!(
-            "add a section [{name}] to ~/.pg_service.conf, or name the file by PGSERVICEFILE"
-        )),
-    )
+    let places = if searched.is_empty() { "no service file found".to_owned() } else { searched.join(", ") };
+    Err(Error::refused(format!("service `{name}` is not defined ({places})"))
+        .hint(format!("add a section [{name}] to ~/.pg_service.conf, or name the file by PGSERVICEFILE")))
 }
 
 /// Takes the section `[name]` of one file; false if there's none.
@@ -88,20 +73,13 @@ fn apply_text(name: &str, text: &str, file: &Path, parameters: &mut Parameters) 
             continue;
         }
         if line.starts_with("ldap") {
-            return Err(Error::refused(format!(
-                "{}: LDAP look-up is not supported",
-                place()
-            )));
+            return Err(Error::refused(format!("{}: LDAP look-up is not supported", place())));
         }
-        let (key, value) = line
-            .split_once('=')
-            .ok_or_else(|| Error::refused(format!("{}: a line without `=`", place())))?;
+        let (key, value) =
+            line.split_once('=').ok_or_else(|| Error::refused(format!("{}: a line without `=`", place())))?;
         let key = key.trim_end();
         if matches!(key, "service" | "servicefile") {
-            return Err(Error::refused(format!(
-                "{}: a service can't name another service",
-                place()
-            )));
+            return Err(Error::refused(format!("{}: a service can't name another service", place())));
         }
         parameters.set_default(key, value.trim_start().to_owned(), &place())?;
     }
@@ -133,20 +111,14 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let system = tempfile::tempdir().unwrap();
         fs::write(home.path().join(".pg_service.conf"), "[a]\nhost=home\n").unwrap();
-        fs::write(
-            system.path().join("pg_service.conf"),
-            "[a]\nhost=system\n[b]\nhost=only\n",
-        )
-        .unwrap();
+        fs::write(system.path().join("pg_service.conf"), "[a]\nhost=system\n[b]\nhost=only\n").unwrap();
         let env = |name: &str| (name == "PGSYSCONFDIR").then(|| system.path().display().to_string());
         for (service, host) in [("a", "home"), ("b", "only")] {
             let mut parameters = Parameters::default();
             apply(service, Some(home.path()), &env, &mut parameters).unwrap();
             assert_eq!(parameters.get("host"), Some(host));
         }
-        let error = apply("c", Some(home.path()), &env, &mut Parameters::default())
-            .unwrap_err()
-            .to_string();
+        let error = apply("c", Some(home.path()), &env, &mut Parameters::default()).unwrap_err().to_string();
         assert!(
             error.starts_with("service `c` is not defined (") && error.contains(".pg_service.conf, "),
             "{error}"
@@ -156,14 +128,9 @@ mod tests {
     #[test]
     fn mistakes_name_file_and_line() {
         let refusal = |text: &str| {
-            apply_text("a", text, Path::new("s.conf"), &mut Parameters::default())
-                .unwrap_err()
-                .to_string()
+            apply_text("a", text, Path::new("s.conf"), &mut Parameters::default()).unwrap_err().to_string()
         };
-        assert_eq!(
-            refusal("[a]\nhost"),
-            "service file s.conf, line 2: a line without `=`"
-        );
+        assert_eq!(refusal("[a]\nhost"), "service file s.conf, line 2: a line without `=`");
         assert_eq!(
             refusal("[a]\nservice=b"),
             "service file s.conf, line 2: a service can't name another service"
@@ -177,15 +144,8 @@ mod tests {
     #[test]
     fn a_named_file_must_be_there() {
         let mut parameters = Parameters::default();
-        parameters
-            .set("servicefile", "/nowhere/s.conf".to_owned(), "url")
-            .unwrap();
-        let error = apply("a", None, &no_env, &mut parameters)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("read service file /nowhere/s.conf: "),
-            "{error}"
-        );
+        parameters.set("servicefile", "/nowhere/s.conf".to_owned(), "url").unwrap();
+        let error = apply("a", None, &no_env, &mut parameters).unwrap_err().to_string();
+        assert!(error.starts_with("read service file /nowhere/s.conf: "), "{error}");
     }
 }

@@ -86,14 +86,7 @@ impl Session {
         let driver = Driver(tokio::spawn(drive(connection, peer.clone(), Arc::clone(&ended))));
         let server = probe(&client).await?;
         set_up(&client, &server, options).await?;
-        Ok(Self {
-            client,
-            driver,
-            tls,
-            server,
-            peer,
-            ended,
-        })
+        Ok(Self { client, driver, tls, server, peer, ended })
     }
 
     /// The server's `server_version_num`: 170004 is 17.4.
@@ -142,21 +135,12 @@ impl Session {
 
     /// The means to cancel while the session is lent to someone else.
     pub fn canceller(&self) -> Canceller {
-        Canceller {
-            token: self.client.cancel_token(),
-            tls: self.tls.clone(),
-            peer: self.peer.clone(),
-        }
+        Canceller { token: self.client.cancel_token(), tls: self.tls.clone(), peer: self.peer.clone() }
     }
 
     /// Says goodbye to the server and waits until the connection is down.
     pub async fn close(self) {
-        let Self {
-            client,
-            mut driver,
-            peer,
-            ..
-        } = self;
+        let Self { client, mut driver, peer, .. } = self;
         drop(client);
         if timeout(GOODBYE_MAX, &mut driver.0).await.is_err() {
             debug!("{peer} doesn't answer the goodbye");
@@ -208,9 +192,7 @@ impl Canceller {
 
 impl fmt::Debug for Canceller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Canceller")
-            .field("peer", &self.peer)
-            .finish_non_exhaustive()
+        f.debug_struct("Canceller").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
@@ -238,10 +220,7 @@ async fn drive<T>(
 
 fn log_notice(peer: &str, notice: &DbError) {
     let message = notice.message();
-    let detail = notice
-        .detail()
-        .map(|detail| format!(": {detail}"))
-        .unwrap_or_default();
+    let detail = notice.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
     match notice.parsed_severity() {
         Some(Severity::Warning | Severity::Error | Severity::Fatal | Severity::Panic) => {
             warn!("{peer}: {message}{detail}");
@@ -254,12 +233,7 @@ fn log_notice(peer: &str, notice: &DbError) {
 async fn probe(client: &Client) -> Result<Server, tokio_postgres::Error> {
     let query = "SELECT current_setting('server_version_num'), pg_backend_pid(), pg_is_in_recovery(), \
                  current_setting('transaction_read_only')";
-    let mut server = Server {
-        version: 0,
-        backend_pid: 0,
-        standby: false,
-        read_only: false,
-    };
+    let mut server = Server { version: 0, backend_pid: 0, standby: false, read_only: false };
     for message in client.simple_query(query).await? {
         if let SimpleQueryMessage::Row(row) = message {
             let text = |column| row.try_get(column).map(Option::unwrap_or_default);
@@ -298,24 +272,16 @@ async fn set_up(
 
 fn settings(version: u32, options: &SessionOptions) -> String {
     let limit = options.transaction_timeout;
-    let idle = limit.map_or(IDLE_IN_TRANSACTION_MAX, |limit| {
-        limit.min(IDLE_IN_TRANSACTION_MAX)
-    });
+    let idle = limit.map_or(IDLE_IN_TRANSACTION_MAX, |limit| limit.min(IDLE_IN_TRANSACTION_MAX));
     let mut text = String::from(
         "SET client_encoding = 'UTF8'; SET datestyle = 'ISO'; SET standard_conforming_strings = on; \
          SET statement_timeout = 0; SET lock_timeout = 0",
     );
     // Zero would mean no limit.
     let millis = |duration: Duration| duration.as_millis().clamp(1, i32::MAX as u128);
-    text.push_str(&format!(
-        "; SET idle_in_transaction_session_timeout = {}",
-        millis(idle)
-    ));
+    text.push_str(&format!("; SET idle_in_transaction_session_timeout = {}", millis(idle)));
     if version >= 170_000 {
-        text.push_str(&format!(
-            "; SET transaction_timeout = {}",
-            limit.map_or(0, millis)
-        ));
+        text.push_str(&format!("; SET transaction_timeout = {}", limit.map_or(0, millis)));
     }
     text
 }

@@ -52,10 +52,7 @@ impl ConnectSettings {
         if let Some(url) = url {
             conninfo::parse(url, &mut parameters)?;
         }
-        let service = parameters
-            .get("service")
-            .map(str::to_owned)
-            .or_else(|| env("PGSERVICE"));
+        let service = parameters.get("service").map(str::to_owned).or_else(|| env("PGSERVICE"));
         if let Some(service) = service.filter(|service| !service.is_empty()) {
             service::apply(&service, home.as_deref(), env, &mut parameters)?;
         }
@@ -78,9 +75,7 @@ impl ConnectSettings {
             database: owned("dbname").unwrap_or_else(|| user.clone()),
             user,
             password: owned("password").map(Secret::new),
-            passfile: owned("passfile")
-                .map(PathBuf::from)
-                .or_else(|| home.map(|home| home.join(".pgpass"))),
+            passfile: owned("passfile").map(PathBuf::from).or_else(|| home.map(|home| home.join(".pgpass"))),
             application_name: owned("application_name"),
             fallback_application_name: owned("fallback_application_name"),
             options: owned("options"),
@@ -98,27 +93,16 @@ impl ConnectSettings {
     ///
     /// The password file is asked again, for that server.
     pub fn for_node(&self, host: &str, port: u16) -> Self {
-        let host = HostSettings {
-            name: host.to_owned(),
-            address: None,
-            port,
-            password: None,
-        };
-        let mut settings = Self {
-            hosts: vec![host],
-            session_attributes: SessionAttributes::Any,
-            ..self.clone()
-        };
+        let host = HostSettings { name: host.to_owned(), address: None, port, password: None };
+        let mut settings =
+            Self { hosts: vec![host], session_attributes: SessionAttributes::Any, ..self.clone() };
         settings.find_passwords();
         settings
     }
 
     /// The same connection to another database of the same server.
     pub fn with_database(&self, database: &str) -> Self {
-        let mut settings = Self {
-            database: database.to_owned(),
-            ..self.clone()
-        };
+        let mut settings = Self { database: database.to_owned(), ..self.clone() };
         settings.find_passwords();
         settings
     }
@@ -156,19 +140,11 @@ impl ConnectSettings {
 
 fn home(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let named = env("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-    named.or_else(|| {
-        User::from_uid(Uid::effective())
-            .ok()
-            .flatten()
-            .map(|user| user.dir)
-    })
+    named.or_else(|| User::from_uid(Uid::effective()).ok().flatten().map(|user| user.dir))
 }
 
 fn system_user() -> Option<String> {
-    User::from_uid(Uid::effective())
-        .ok()
-        .flatten()
-        .map(|user| user.name)
+    User::from_uid(Uid::effective()).ok().flatten().map(|user| user.name)
 }
 
 #[cfg(test)]
@@ -210,33 +186,22 @@ mod tests {
         }
 
         fn settings(&self, url: &str) -> ConnectSettings {
-            self.resolve(Some(url).filter(|url| !url.is_empty()))
-                .unwrap()
-                .unwrap()
+            self.resolve(Some(url).filter(|url| !url.is_empty())).unwrap().unwrap()
         }
 
         fn password(&self, url: &str) -> Option<String> {
-            self.settings(url).hosts[0]
-                .password
-                .as_ref()
-                .map(|password| password.reveal().to_owned())
+            self.settings(url).hosts[0].password.as_ref().map(|password| password.reveal().to_owned())
         }
     }
 
     #[test]
     fn without_a_server_named_there_is_nothing_to_connect_to() {
-        let world = World::new()
-            .env("PGPASSWORD", "x")
-            .env("PGSSLMODE", "require")
-            .env("PGHOST", "");
+        let world = World::new().env("PGPASSWORD", "x").env("PGSSLMODE", "require").env("PGHOST", "");
         assert!(world.resolve(None).unwrap().is_none());
         assert!(world.resolve(Some("  ")).unwrap().is_none());
         for name in ["PGHOST", "PGHOSTADDR", "PGDATABASE", "PGUSER", "PGPORT"] {
             let value = if name == "PGHOSTADDR" { "::1" } else { "5433" };
-            assert!(
-                World::new().env(name, value).resolve(None).unwrap().is_some(),
-                "{name}"
-            );
+            assert!(World::new().env(name, value).resolve(None).unwrap().is_some(), "{name}");
         }
         assert!(World::new().env("PGSERVICE", "s").resolve(None).is_err());
     }
@@ -252,56 +217,31 @@ mod tests {
             .env("PGUSER", "env");
         assert_eq!(world.settings("host=url").describe(), "url:1/service as env");
         assert_eq!(world.settings("").describe(), "service:1/service as env");
-        assert_eq!(
-            World::new().settings("postgres://bob@h").describe(),
-            "h:5432/bob as bob"
-        );
-        let named = World::new()
-            .file(".pg_service.conf", "[t]\nuser=t\n")
-            .settings("postgres://h?service=t");
+        assert_eq!(World::new().settings("postgres://bob@h").describe(), "h:5432/bob as bob");
+        let named = World::new().file(".pg_service.conf", "[t]\nuser=t\n").settings("postgres://h?service=t");
         assert_eq!(named.describe(), "h:5432/t as t");
     }
 
     #[test]
     fn each_host_has_its_own_line_in_the_password_file() {
-        let world = World::new().file(
-            ".pgpass",
-            "a:1:*:u:for-a\nb:*:db:u:for-b\nlocalhost:*:*:u:local\n",
-        );
+        let world = World::new().file(".pgpass", "a:1:*:u:for-a\nb:*:db:u:for-b\nlocalhost:*:*:u:local\n");
         let settings = world.settings("postgres://u@a:1,b:2,c:3/db");
-        let passwords: Vec<_> = settings
-            .hosts
-            .iter()
-            .map(|host| host.password.as_ref().map(Secret::reveal))
-            .collect();
+        let passwords: Vec<_> =
+            settings.hosts.iter().map(|host| host.password.as_ref().map(Secret::reveal)).collect();
         assert_eq!(passwords, [Some("for-a"), Some("for-b"), None]);
         let password = |settings: ConnectSettings| settings.hosts[0].password.clone();
-        assert_eq!(
-            password(settings.for_node("b", 9)),
-            Some(Secret::new("for-b".to_owned()))
-        );
+        assert_eq!(password(settings.for_node("b", 9)), Some(Secret::new("for-b".to_owned())));
         assert_eq!(password(settings.for_node("b", 9).with_database("other")), None);
-        assert_eq!(
-            world.password("host=/var/run/postgresql user=u").as_deref(),
-            Some("local")
-        );
+        assert_eq!(world.password("host=/var/run/postgresql user=u").as_deref(), Some("local"));
         let elsewhere = World::new().file("mine", "*:*:*:*:mine\n");
         let path = elsewhere.home.path().join("mine").display().to_string();
-        assert_eq!(
-            elsewhere.password(&format!("host=a passfile={path}")).as_deref(),
-            Some("mine")
-        );
-        assert_eq!(
-            elsewhere.env("PGPASSFILE", &path).password("host=a").as_deref(),
-            Some("mine")
-        );
+        assert_eq!(elsewhere.password(&format!("host=a passfile={path}")).as_deref(), Some("mine"));
+        assert_eq!(elsewhere.env("PGPASSFILE", &path).password("host=a").as_deref(), Some("mine"));
     }
 
     #[test]
     fn a_given_password_beats_the_file() {
-        let world = World::new()
-            .file(".pgpass", "*:*:*:*:file\n")
-            .env("PGPASSWORD", "env");
+        let world = World::new().file(".pgpass", "*:*:*:*:file\n").env("PGPASSWORD", "env");
         assert_eq!(world.password("postgres://u:url@h").as_deref(), Some("url"));
         assert_eq!(world.password("postgres://u@h").as_deref(), Some("env"));
     }

@@ -57,11 +57,7 @@ struct Built(Arc<OnceLock<MakeRustlsConnect>>);
 
 impl fmt::Debug for Built {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.get().is_some() {
-            "built"
-        } else {
-            "not built"
-        })
+        f.write_str(if self.0.get().is_some() { "built" } else { "not built" })
     }
 }
 
@@ -74,31 +70,22 @@ impl TlsSettings {
         let mode = mode(parameters, &roots)?;
         let choice = |name, yes: &str, no: &str| {
             let read = |text: &str| {
-                [(yes, true), (no, false)]
-                    .iter()
-                    .find(|(word, _)| *word == text)
-                    .map(|pair| pair.1)
+                [(yes, true), (no, false)].iter().find(|(word, _)| *word == text).map(|pair| pair.1)
             };
             parameters.parse(name, &format!("{yes} or {no}"), read)
         };
         let direct = choice("sslnegotiation", "direct", "postgres")?.unwrap_or(false);
         if direct && mode < SslMode::Require {
-            return Err(parameters.invalid(
-                "sslnegotiation",
-                "possible with this sslmode: `direct` takes `require` or more",
-            ));
+            return Err(parameters
+                .invalid("sslnegotiation", "possible with this sslmode: `direct` takes `require` or more"));
         }
         let channel_binding =
-            parameters.parse(
-                "channel_binding",
-                "disable, prefer or require",
-                |text| match text {
-                    "disable" => Some(ChannelBinding::Disable),
-                    "prefer" => Some(ChannelBinding::Prefer),
-                    "require" => Some(ChannelBinding::Require),
-                    _ => None,
-                },
-            )?;
+            parameters.parse("channel_binding", "disable, prefer or require", |text| match text {
+                "disable" => Some(ChannelBinding::Disable),
+                "prefer" => Some(ChannelBinding::Prefer),
+                "require" => Some(ChannelBinding::Require),
+                _ => None,
+            })?;
         // `require` is about the server asking for the certificate, which rustls doesn't report.
         let client = choice("sslcertmode", "allow", "disable")?.unwrap_or(true);
         Ok(Self {
@@ -120,12 +107,7 @@ impl TlsSettings {
     /// The connector for every session of these settings. Where none goes over a network, no file is needed.
     pub(super) fn connector(&self, over_network: bool) -> Result<MakeRustlsConnect> {
         if !over_network {
-            return Self {
-                mode: SslMode::Disable,
-                ..self.clone()
-            }
-            .config()
-            .map(MakeRustlsConnect::new);
+            return Self { mode: SslMode::Disable, ..self.clone() }.config().map(MakeRustlsConnect::new);
         }
         if let Some(built) = self.built.0.get() {
             return Ok(built.clone());
@@ -217,22 +199,15 @@ fn versions(parameters: &Parameters) -> Result<Vec<&'static SupportedProtocolVer
         _ => None,
     };
     let expected = "TLSv1.2 or TLSv1.3";
-    let low = parameters
-        .parse("ssl_min_protocol_version", expected, number)?
-        .unwrap_or(2);
-    let high = parameters
-        .parse("ssl_max_protocol_version", expected, number)?
-        .unwrap_or(3);
+    let low = parameters.parse("ssl_min_protocol_version", expected, number)?.unwrap_or(2);
+    let high = parameters.parse("ssl_max_protocol_version", expected, number)?.unwrap_or(3);
     let versions: Vec<_> = [(2, &rustls::version::TLS12), (3, &rustls::version::TLS13)]
         .into_iter()
         .filter(|(version, _)| (low..=high).contains(version))
         .map(|(_, version)| version)
         .collect();
     if versions.is_empty() {
-        return Err(parameters.invalid(
-            "ssl_max_protocol_version",
-            "at least TLSv1.2 and the lowest version",
-        ));
+        return Err(parameters.invalid("ssl_max_protocol_version", "at least TLSv1.2 and the lowest version"));
     }
     Ok(versions)
 }
@@ -268,57 +243,25 @@ mod tests {
     #[test]
     fn only_verifying_modes_need_a_root_certificate() {
         for mode in ["disable", "allow", "prefer", "require"] {
-            assert!(
-                settings(&format!("sslmode={mode}"))
-                    .unwrap()
-                    .connector(true)
-                    .is_ok(),
-                "{mode}"
-            );
+            assert!(settings(&format!("sslmode={mode}")).unwrap().connector(true).is_ok(), "{mode}");
         }
         for mode in ["verify-ca", "verify-full"] {
-            let error = settings(&format!("sslmode={mode}"))
-                .unwrap()
-                .connector(true)
-                .err()
-                .unwrap();
+            let error = settings(&format!("sslmode={mode}")).unwrap().connector(true).err().unwrap();
             assert!(
-                error
-                    .to_string()
-                    .ends_with("no root certificate file /nowhere/.postgresql/root.crt"),
+                error.to_string().ends_with("no root certificate file /nowhere/.postgresql/root.crt"),
                 "{error}"
             );
         }
-        assert!(
-            settings("sslmode=verify-full").unwrap().connector(false).is_ok(),
-            "sockets need no root"
-        );
-        let error = settings("sslmode=require sslrootcert=/nowhere/ca.crt")
-            .unwrap()
-            .connector(true)
-            .err()
-            .unwrap();
-        assert!(
-            error
-                .to_string()
-                .starts_with("read root certificate /nowhere/ca.crt: "),
-            "{error}"
-        );
+        assert!(settings("sslmode=verify-full").unwrap().connector(false).is_ok(), "sockets need no root");
+        let error =
+            settings("sslmode=require sslrootcert=/nowhere/ca.crt").unwrap().connector(true).err().unwrap();
+        assert!(error.to_string().starts_with("read root certificate /nowhere/ca.crt: "), "{error}");
     }
 
     #[test]
     fn versions_and_negotiation_are_checked() {
-        assert_eq!(
-            settings("ssl_min_protocol_version=TLSv1.3")
-                .unwrap()
-                .versions
-                .len(),
-            1
-        );
-        assert_eq!(
-            settings("ssl_min_protocol_version=TLSv1").unwrap().versions.len(),
-            2
-        );
+        assert_eq!(settings("ssl_min_protocol_version=TLSv1.3").unwrap().versions.len(), 1);
+        assert_eq!(settings("ssl_min_protocol_version=TLSv1").unwrap().versions.len(), 2);
         assert!(settings("ssl_max_protocol_version=TLSv1.1").is_err());
         assert!(settings("sslnegotiation=direct").is_err());
         assert!(settings("sslnegotiation=direct sslmode=require").unwrap().direct);

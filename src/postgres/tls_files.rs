@@ -31,14 +31,8 @@ pub(super) struct UsualFile {
 impl UsualFile {
     pub(super) fn new(named: Option<&str>, home: Option<&Path>, usual: &str) -> Self {
         match named {
-            Some(path) => Self {
-                path: Some(PathBuf::from(path)),
-                named: true,
-            },
-            None => Self {
-                path: home.map(|home| home.join(".postgresql").join(usual)),
-                named: false,
-            },
+            Some(path) => Self { path: Some(PathBuf::from(path)), named: true },
+            None => Self { path: home.map(|home| home.join(".postgresql").join(usual)), named: false },
         }
     }
 
@@ -84,11 +78,9 @@ impl ClientFiles {
         };
         let chain = read_pem(certificate, "client certificate")?;
         let key = self.key.present().ok_or_else(|| {
-            Error::refused(format!(
-                "client certificate {} has no key beside it",
-                certificate.display()
-            ))
-            .hint("name the key by sslkey or PGSSLKEY, or leave the certificate out with sslcertmode=disable")
+            Error::refused(format!("client certificate {} has no key beside it", certificate.display())).hint(
+                "name the key by sslkey or PGSSLKEY, or leave the certificate out with sslcertmode=disable",
+            )
         })?;
         let name = || format!("read client key {}", key.display());
         let metadata = fs::metadata(key).or_refused(name)?;
@@ -96,17 +88,13 @@ impl ClientFiles {
         let forbidden = if metadata.uid() == 0 { 0o027 } else { 0o077 };
         let mode = metadata.permissions().mode() & 0o777;
         if mode & forbidden != 0 {
-            return Err(
-                Error::refused(format!("{}: others have access to it (mode {mode:03o})", name()))
-                    .hint(format!("chmod 600 {}", key.display())),
-            );
+            return Err(Error::refused(format!("{}: others have access to it (mode {mode:03o})", name()))
+                .hint(format!("chmod 600 {}", key.display())));
         }
         let text = fs::read(key).or_refused(name)?;
         if text.windows(9).any(|window| window == b"ENCRYPTED") {
-            return Err(
-                Error::refused(format!("{}: it is encrypted, which is not supported", name()))
-                    .hint("store it without passphrase: openssl pkey -in KEY -out NEWKEY, chmod 600 NEWKEY"),
-            );
+            return Err(Error::refused(format!("{}: it is encrypted, which is not supported", name()))
+                .hint("store it without passphrase: openssl pkey -in KEY -out NEWKEY, chmod 600 NEWKEY"));
         }
         let key = PrivateKeyDer::from_pem_slice(&text).or_refused(name)?;
         Ok(Some((chain, key)))
@@ -116,9 +104,7 @@ impl ClientFiles {
 pub(super) fn read_pem<T: PemObject>(path: &Path, what: &str) -> Result<Vec<T>> {
     let name = || format!("read {what} {}", path.display());
     let text = fs::read(path).or_refused(name)?;
-    let items = T::pem_slice_iter(&text)
-        .collect::<Result<Vec<T>, _>>()
-        .or_refused(name)?;
+    let items = T::pem_slice_iter(&text).collect::<Result<Vec<T>, _>>().or_refused(name)?;
     if items.is_empty() {
         return Err(Error::refused(format!("{}: it holds none in PEM form", name())));
     }
@@ -132,11 +118,7 @@ mod tests {
     #[test]
     fn a_named_file_must_be_there_and_a_usual_one_may() {
         let home = tempfile::tempdir().unwrap();
-        assert!(
-            UsualFile::new(Some("/nowhere/x"), Some(home.path()), "x")
-                .present()
-                .is_some()
-        );
+        assert!(UsualFile::new(Some("/nowhere/x"), Some(home.path()), "x").present().is_some());
         let usual = UsualFile::new(None, Some(home.path()), "x");
         assert!(usual.present().is_none());
         fs::create_dir(home.path().join(".postgresql")).unwrap();
@@ -157,11 +139,7 @@ mod tests {
             files.read().unwrap_err().to_string()
         };
         fs::write(path("text"), "no pem").unwrap();
-        fs::write(
-            path("cert"),
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        )
-        .unwrap();
+        fs::write(path("cert"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
         fs::write(path("key"), "-----BEGIN ENCRYPTED PRIVATE KEY-----\n").unwrap();
         assert!(refusal(&path("none"), None).starts_with("read client certificate "));
         assert!(refusal(&path("text"), None).ends_with("it holds none in PEM form"));

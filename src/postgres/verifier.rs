@@ -24,9 +24,7 @@ pub(super) struct AnyCertificate {
 
 impl AnyCertificate {
     pub(super) fn new(provider: &Arc<CryptoProvider>) -> Self {
-        Self {
-            algorithms: provider.signature_verification_algorithms,
-        }
+        Self { algorithms: provider.signature_verification_algorithms }
     }
 }
 
@@ -92,11 +90,7 @@ impl TrustedCertificate {
         let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
             .with_crls(revoked)
             .build()?;
-        Ok(Self {
-            chain,
-            roots,
-            check_name,
-        })
+        Ok(Self { chain, roots, check_name })
     }
 }
 
@@ -110,8 +104,7 @@ impl ServerCertVerifier for TrustedCertificate {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let verdict =
-            self.chain
-                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+            self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         let Err(error) = verdict else {
             return Ok(ServerCertVerified::assertion());
         };

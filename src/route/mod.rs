@@ -37,11 +37,7 @@ impl Endpoint {
             has_deferrable: target.has_deferrable,
             table: target.name.to_string(),
         };
-        let route = if target.citus.is_some() {
-            Route::Coordinator
-        } else {
-            Route::Direct
-        };
+        let route = if target.citus.is_some() { Route::Coordinator } else { Route::Direct };
         (endpoint, route)
     }
 }

@@ -79,31 +79,18 @@ pub async fn search(
     versions: &ServerVersions,
     request: &SearchRequest,
 ) -> Result<SearchResult> {
-    let is_vector = |column: &&TargetColumn| {
-        column
-            .target_type
-            .as_ref()
-            .and_then(TargetType::vector_dim)
-            .is_some()
-    };
+    let is_vector =
+        |column: &&TargetColumn| column.target_type.as_ref().and_then(TargetType::vector_dim).is_some();
     let vectors: Vec<_> = target.columns.iter().filter(is_vector).collect();
-    let embedding = vectors
-        .iter()
-        .find(|column| column.name == "embedding")
-        .or(vectors.first())
-        .copied();
+    let embedding = vectors.iter().find(|column| column.name == "embedding").or(vectors.first()).copied();
     let Some(embedding) = embedding else {
-        return Err(
-            Error::refused(format!("table {} has no vector column", target.name))
-                .hint("name the right table with --table"),
-        );
+        return Err(Error::refused(format!("table {} has no vector column", target.name))
+            .hint("name the right table with --table"));
     };
     let shape = Shape::of(target, embedding)?;
     if request.channel.is_some() && target.channel_column().is_none() {
-        return Err(
-            Error::refused(format!("table {} has no integer column channel_id", target.name))
-                .hint("search without --channel"),
-        );
+        return Err(Error::refused(format!("table {} has no integer column channel_id", target.name))
+            .hint("search without --channel"));
     }
     let (vector, like) = query_vector(session, target, &shape, &request.query).await?;
     if shape.dim.is_some_and(|dim| dim != vector.len()) {
@@ -123,11 +110,7 @@ pub async fn search(
     let mut result = match short {
         true => {
             let all = run(session, versions, request, &shape, &statement, &vector, true).await?;
-            if all.hits.len() > first.hits.len() {
-                all
-            } else {
-                first
-            }
+            if all.hits.len() > first.hits.len() { all } else { first }
         }
         false => first,
     };
@@ -148,17 +131,11 @@ impl Shape {
     fn of(target: &Target, embedding: &TargetColumn) -> Result<Self> {
         let named = |names: &[&str], fits: fn(&TargetType) -> bool| {
             let fits = |column: &&TargetColumn| column.target_type.as_ref().is_some_and(fits);
-            let found = names
-                .iter()
-                .find_map(|name| target.column(name).filter(|column| fits(column)));
+            let found = names.iter().find_map(|name| target.column(name).filter(|column| fits(column)));
             found.map(|column| quote_ident(&column.name))
         };
         let quoted = quote_ident(&embedding.name);
-        let dim = embedding
-            .target_type
-            .as_ref()
-            .and_then(TargetType::vector_dim)
-            .flatten();
+        let dim = embedding.target_type.as_ref().and_then(TargetType::vector_dim).flatten();
         let half_column = matches!(embedding.target_type, Some(TargetType::Halfvec(_)));
         let by_cast = dim.filter(|dim| !half_column && *dim > VECTOR_DIM_MAX);
         Ok(Self {
@@ -183,11 +160,8 @@ impl Shape {
         if let (Query::Like(_), Some(id)) = (&request.query, &self.id) {
             conditions.push(format!("{id} <> $4"));
         }
-        let filter = if conditions.is_empty() {
-            String::new()
-        } else {
-            format!("where {}", conditions.join(" and "))
-        };
+        let filter =
+            if conditions.is_empty() { String::new() } else { format!("where {}", conditions.join(" and ")) };
         format!(
             "select ({embedding} <=> $1)::float8 as distance, {id}::bigint as id, {content}::text as content
              from {table} {filter} order by {embedding} <=> $1 limit {k}",
@@ -216,10 +190,8 @@ async fn query_vector(
         }
         Query::Like(id) => {
             let Some(id_column) = &shape.id else {
-                return Err(
-                    Error::refused(format!("table {} has no integer column id", target.name))
-                        .hint("search with --vector FILE or --random"),
-                );
+                return Err(Error::refused(format!("table {} has no integer column id", target.name))
+                    .hint("search with --vector FILE or --random"));
             };
             let content = shape.content.as_deref().unwrap_or("null");
             let sql = format!(
@@ -231,10 +203,8 @@ async fn query_vector(
             let row =
                 row.map_err(|error| session.error(format!("look up row {id} of {}", target.name), error))?;
             let Some(row) = row else {
-                return Err(
-                    Error::refused(format!("table {} has no row with id {id}", target.name))
-                        .hint("vecload search --random finds some rows and their ids"),
-                );
+                return Err(Error::refused(format!("table {} has no row with id {id}", target.name))
+                    .hint("vecload search --random finds some rows and their ids"));
             };
             let mut vector = Vec::new();
             let text: Option<String> = row.get(0);
@@ -257,17 +227,10 @@ async fn run(
     let failed = |error| pg_error("search", error);
     if versions.citus.is_some() {
         // Without it the settings below would stay on the coordinator.
-        session
-            .batch_execute("set citus.propagate_set_commands = 'local'")
-            .await
-            .map_err(failed)?;
+        session.batch_execute("set citus.propagate_set_commands = 'local'").await.map_err(failed)?;
     }
     let transaction = session.transaction().await.map_err(failed)?;
-    let ef_search = request
-        .ef_search
-        .unwrap_or(EF_SEARCH_DEFAULT)
-        .max(request.k)
-        .min(1000);
+    let ef_search = request.ef_search.unwrap_or(EF_SEARCH_DEFAULT).max(request.k).min(1000);
     let mut settings = vec![format!("set local hnsw.ef_search = {ef_search}")];
     let filtered = request.channel.is_some()
         || !request.conditions.is_empty()
@@ -283,31 +246,17 @@ async fn run(
         transaction.batch_execute(&setting).await.map_err(failed)?;
     }
     let vector_parameter: Box<dyn ToSql + Sync + Send> = match shape.half {
-        true => Box::new(HalfVector::from(
-            vector
-                .iter()
-                .map(|value| f16::from_f32(*value))
-                .collect::<Vec<_>>(),
-        )),
+        true => {
+            Box::new(HalfVector::from(vector.iter().map(|value| f16::from_f32(*value)).collect::<Vec<_>>()))
+        }
         false => Box::new(Vector::from(vector.to_vec())),
     };
-    let conditions: serde_json::Map<String, serde_json::Value> = request
-        .conditions
-        .iter()
-        .map(|(key, value)| (key.clone(), json_value(value)))
-        .collect();
+    let conditions: serde_json::Map<String, serde_json::Value> =
+        request.conditions.iter().map(|(key, value)| (key.clone(), json_value(value))).collect();
     let conditions = serde_json::Value::Object(conditions);
-    let like = if let Query::Like(id) = request.query {
-        id
-    } else {
-        0
-    };
-    let all: [(&str, &(dyn ToSql + Sync)); 4] = [
-        ("$1", vector_parameter.as_ref()),
-        ("$2", &request.channel),
-        ("$3", &conditions),
-        ("$4", &like),
-    ];
+    let like = if let Query::Like(id) = request.query { id } else { 0 };
+    let all: [(&str, &(dyn ToSql + Sync)); 4] =
+        [("$1", vector_parameter.as_ref()), ("$2", &request.channel), ("$3", &conditions), ("$4", &like)];
     // Parameters are numbered by what is used.
     let mut sql = statement.to_string();
     let mut parameters: Vec<&(dyn ToSql + Sync)> = Vec::new();
@@ -329,18 +278,8 @@ async fn run(
         false => None,
     };
     transaction.rollback().await.map_err(failed)?;
-    let hit = |row: &tokio_postgres::Row| Hit {
-        distance: row.get(0),
-        id: row.get(1),
-        content: row.get(2),
-    };
-    Ok(SearchResult {
-        hits: rows.iter().map(hit).collect(),
-        like: None,
-        seconds,
-        exact,
-        plan,
-    })
+    let hit = |row: &tokio_postgres::Row| Hit { distance: row.get(0), id: row.get(1), content: row.get(2) };
+    Ok(SearchResult { hits: rows.iter().map(hit).collect(), like: None, seconds, exact, plan })
 }
 
 /// The query with its parameters written out: EXPLAIN can't show the plan of a shard for a vector parameter
@@ -356,10 +295,7 @@ fn literal_plan(
     use crate::postgres::quote_literal;
     let numbers: Vec<String> = vector.iter().map(f32::to_string).collect();
     let vector_type = if shape.half { "halfvec" } else { "vector" };
-    let vector = format!(
-        "{}::{vector_type}",
-        quote_literal(&format!("[{}]", numbers.join(",")))
-    );
+    let vector = format!("{}::{vector_type}", quote_literal(&format!("[{}]", numbers.join(","))));
     let mut values = vec![vector];
     values.extend(request.channel.map(|channel| channel.to_string()));
     if !request.conditions.is_empty() {
@@ -410,17 +346,10 @@ fn random_direction(dim: usize) -> Vec<f32> {
         .map(|index| {
             // A sum of uniform numbers is close to normal, and normal coordinates make a uniform direction.
             let bits = state.hash_one(index);
-            (0..4)
-                .map(|part| ((bits >> (part * 16)) & 0xffff) as f32 / 65_535.0 - 0.5)
-                .sum()
+            (0..4).map(|part| ((bits >> (part * 16)) & 0xffff) as f32 / 65_535.0 - 0.5).sum()
         })
         .collect();
-    let length = values
-        .iter()
-        .map(|value| value * value)
-        .sum::<f32>()
-        .sqrt()
-        .max(f32::MIN_POSITIVE);
+    let length = values.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
     values.into_iter().map(|value| value / length).collect()
 }
 

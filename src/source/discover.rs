@@ -20,9 +20,7 @@ pub fn discover(arguments: &[String]) -> Result<Found> {
     let mut seen = HashSet::new();
     for argument in arguments {
         for file in expand(argument)? {
-            let canonical = file
-                .canonicalize()
-                .or_refused(|| format!("find {}", file.display()))?;
+            let canonical = file.canonicalize().or_refused(|| format!("find {}", file.display()))?;
             if seen.insert(canonical) {
                 found.files.push(file);
             } else {
@@ -47,10 +45,8 @@ fn expand(argument: &str) -> Result<Vec<PathBuf>> {
             walk(path, &mut files)?;
             files.sort();
             match files.is_empty() {
-                true => Err(
-                    Error::refused(format!("{argument} holds no file that ends in .parquet"))
-                        .hint("give the files by name if they end otherwise"),
-                ),
+                true => Err(Error::refused(format!("{argument} holds no file that ends in .parquet"))
+                    .hint("give the files by name if they end otherwise")),
                 false => Ok(files),
             }
         }
@@ -63,10 +59,7 @@ fn expand(argument: &str) -> Result<Vec<PathBuf>> {
 }
 
 fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
-    let shell_like = glob::MatchOptions {
-        require_literal_leading_dot: true,
-        ..glob::MatchOptions::new()
-    };
+    let shell_like = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
     let paths = glob::glob_with(pattern, shell_like).or_refused(|| format!("read the pattern {pattern}"))?;
     let mut files = Vec::new();
     for path in paths {
@@ -118,27 +111,14 @@ mod tests {
         let root = tempfile::tempdir().expect("a temporary directory");
         let make = |name: &str| fs::write(root.path().join(name), "x").expect("write");
         fs::create_dir(root.path().join("day=1")).expect("mkdir");
-        for name in [
-            "b.parquet",
-            "a.PARQUET",
-            "_SUCCESS",
-            ".x.parquet",
-            "notes.txt",
-            "day=1/c.parquet",
-        ] {
+        for name in ["b.parquet", "a.PARQUET", "_SUCCESS", ".x.parquet", "notes.txt", "day=1/c.parquet"] {
             make(name);
         }
         let text = |path: &Path| path.to_str().expect("UTF-8").to_string();
         let found = discover(&[text(root.path()), text(&root.path().join("b.parquet"))]).expect("found");
-        let names: Vec<_> = found
-            .files
-            .iter()
-            .map(|path| path.strip_prefix(root.path()).expect("below"))
-            .collect();
-        assert_eq!(
-            names,
-            ["a.PARQUET", "b.parquet", "day=1/c.parquet"].map(Path::new)
-        );
+        let names: Vec<_> =
+            found.files.iter().map(|path| path.strip_prefix(root.path()).expect("below")).collect();
+        assert_eq!(names, ["a.PARQUET", "b.parquet", "day=1/c.parquet"].map(Path::new));
         assert_eq!(found.repeated.len(), 1);
         let pattern = text(&root.path().join("*.parquet"));
         assert_eq!(discover(&[pattern]).expect("found").files.len(), 1);

@@ -42,11 +42,7 @@ impl Fingerprint {
             // Spread evenly from the first block to the last.
             let offset = (size.saturating_sub(SAMPLE_BYTES) as u128 * u128::from(sample)
                 / u128::from(SAMPLES - 1)) as u64;
-            hasher.update(
-                &file
-                    .read_up_to(SAMPLE_BYTES as usize, offset)
-                    .or_failed(describe)?,
-            );
+            hasher.update(&file.read_up_to(SAMPLE_BYTES as usize, offset).or_failed(describe)?);
         }
         Ok(Self {
             content: format!("{:032x}", hasher.digest128()),
@@ -62,9 +58,7 @@ pub fn full_hash(file: &PositionedFile) -> Result<String> {
     let mut buffer = vec![0; READ_BYTES];
     let mut offset = 0;
     while offset < file.size() {
-        let length = buffer
-            .len()
-            .min(usize::try_from(file.size() - offset).unwrap_or(usize::MAX));
+        let length = buffer.len().min(usize::try_from(file.size() - offset).unwrap_or(usize::MAX));
         file.read_exact_at(&mut buffer[..length], offset)
             .or_failed(|| format!("read {} for its hash", file.path().display()))?;
         hasher.update(&buffer[..length]);
@@ -84,10 +78,7 @@ mod tests {
         let read = |bytes: &[u8]| {
             std::fs::write(path.path(), bytes).expect("write");
             let file = PositionedFile::open(path.path()).expect("open");
-            (
-                Fingerprint::of(&file).expect("read").content,
-                full_hash(&file).expect("read"),
-            )
+            (Fingerprint::of(&file).expect("read").content, full_hash(&file).expect("read"))
         };
         let first = read(&bytes);
         assert_eq!(first, read(&bytes));

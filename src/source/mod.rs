@@ -69,10 +69,7 @@ impl Embeddings {
         let start = self.values.len();
         let fault = match read(&mut self.values) {
             Ok(()) if self.values.len() - start == self.dim => return,
-            Ok(()) => Reason::Dimension {
-                found: self.values.len() - start,
-                expected: self.dim,
-            },
+            Ok(()) => Reason::Dimension { found: self.values.len() - start, expected: self.dim },
             Err(reason) => reason,
         };
         self.values.truncate(start);

@@ -45,12 +45,7 @@ impl Writer {
         let copy = session.prepare(&endpoint.copy_sql).await;
         let copy =
             copy.map_err(|error| session.error(format!("prepare COPY into {}", endpoint.table), error))?;
-        Ok(Self {
-            session,
-            copy,
-            endpoint,
-            ledger,
-        })
+        Ok(Self { session, copy, endpoint, ledger })
     }
 
     /// Copies and records one block in one transaction. After an error the transaction is rolled back, or
@@ -59,9 +54,7 @@ impl Writer {
         let started = Instant::now();
         let number = numbers.fetch_add(1, Ordering::Relaxed) + 1;
         match self.transact(block, number).await {
-            Ok(()) => Ok(Committed {
-                busy: started.elapsed(),
-            }),
+            Ok(()) => Ok(Committed { busy: started.elapsed() }),
             Err(error) => {
                 // The error that is reported is the first; a session that can't roll back is dropped by the caller.
                 if let Err(rollback) = self.session.batch_execute("rollback").await {
@@ -100,10 +93,7 @@ impl Writer {
                 .hint("a trigger or rule on the table drops rows; disable it for the load, or reject those rows at the source"));
         }
         if self.endpoint.has_deferrable {
-            session
-                .batch_execute("set constraints all immediate")
-                .await
-                .map_err(failed)?;
+            session.batch_execute("set constraints all immediate").await.map_err(failed)?;
         }
         self.ledger.record(session, block, number).await?;
         session

@@ -76,7 +76,8 @@ fn codecs_encodings_and_pages_make_no_difference() {
 
 #[test]
 fn all_other_sources_load_as_expected() {
-    let before = ["embedding", "list shape", "text", "integers", "metadata", "rejects", "codec", "encoding", "pages"];
+    let before =
+        ["embedding", "list shape", "text", "integers", "metadata", "rejects", "codec", "encoding", "pages"];
     let mut groups: Vec<String> = entries().into_iter().map(|entry| entry.group).collect();
     groups.dedup();
     groups.retain(|group| !before.contains(&group.as_str()));
@@ -119,11 +120,16 @@ fn check(db: &Db, table: &str, entry: &Entry) -> Result<(), String> {
         load = load.with("--set", format!("{target}={value}"));
     }
     let outcome = load.with("--index", "none").with("--max-rejects", "all").with("--lanes", 2).run();
-    let may_be_refused = entry.refused.is_some() || entry.note.contains("may also be refused")
+    let may_be_refused = entry.refused.is_some()
+        || entry.note.contains("may also be refused")
         || entry.note.contains("may be refused");
     if outcome.code() == 2 && may_be_refused {
         let rows = db.count(table);
-        return if rows == 0 { Ok(()) } else { Err(format!("refused, and yet {rows} rows are in the table")) };
+        return if rows == 0 {
+            Ok(())
+        } else {
+            Err(format!("refused, and yet {rows} rows are in the table"))
+        };
     }
     if let Some(why) = &entry.refused {
         return Err(format!("should be refused ({why}){outcome}"));
@@ -134,7 +140,10 @@ fn check(db: &Db, table: &str, entry: &Entry) -> Result<(), String> {
         return Err(format!("should exit with {code}{outcome}"));
     }
     let counts = &outcome.report["rows"];
-    if counts["read"] != entry.rows || counts["rejected"] != rejected || counts["loaded"] != entry.rows - rejected {
+    if counts["read"] != entry.rows
+        || counts["rejected"] != rejected
+        || counts["loaded"] != entry.rows - rejected
+    {
         return Err(format!("rows are {counts}, wanted {} with {rejected} rejected", entry.rows));
     }
     let expected = expected_rows(entry);
@@ -153,7 +162,8 @@ fn expected_rows(entry: &Entry) -> Vec<Expected> {
 fn compare_rejects(db: &Db, entry: &Entry, expected: &[Expected], outcome: &Outcome) -> Result<(), String> {
     let mut starts = BTreeMap::new();
     let mut next = 0;
-    let sources = discover(&[corpus().join(&entry.source).display().to_string()]).expect("the source's files");
+    let sources =
+        discover(&[corpus().join(&entry.source).display().to_string()]).expect("the source's files");
     for path in sources.files {
         let file = ParquetFile::open(&path, usize::MAX).expect("a file that was loaded");
         let name = path.canonicalize().expect("a path").display().to_string();
@@ -177,10 +187,13 @@ fn compare_rejects(db: &Db, entry: &Entry, expected: &[Expected], outcome: &Outc
     }
     for row in expected {
         let found = found.remove(&row.row);
-        let wanted = row.reject.as_ref().map(|reason| (row.column.clone().unwrap_or_default(), reason.clone()));
+        let wanted =
+            row.reject.as_ref().map(|reason| (row.column.clone().unwrap_or_default(), reason.clone()));
         let agree = match (&found, &wanted) {
             (None, None) => true,
-            (Some((column, class)), Some((wanted, reason))) => column == wanted && is_class(class, reason, column),
+            (Some((column, class)), Some((wanted, reason))) => {
+                column == wanted && is_class(class, reason, column)
+            }
             _ => false,
         };
         if !agree {
@@ -273,7 +286,11 @@ fn compare_rows(db: &Db, table: &str, expected: &[Expected]) -> Result<(), Strin
         let only = rows.iter().find(|row| !others.contains(row));
         format!("{only:?}").chars().take(600).collect::<String>()
     };
-    Err(format!("the rows differ\n  found:  {}\n  wanted: {}", shown(&found, &wanted), shown(&wanted, &found)))
+    Err(format!(
+        "the rows differ\n  found:  {}\n  wanted: {}",
+        shown(&found, &wanted),
+        shown(&wanted, &found)
+    ))
 }
 
 /// Little-endian elements in hexadecimal, as `vector_send` writes them.

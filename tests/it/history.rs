@@ -35,7 +35,8 @@ fn an_undo_takes_back_the_rows_of_one_load_and_no_others() {
     assert_eq!((told["deleted"].as_i64(), told["gone"].as_i64()), (Some(6_000), Some(0)));
     Rows::are_all_in(&[&b], &db, "chunks");
     let list = loads(&db, &[]).exits(0).report;
-    let states: Vec<_> = list.as_array().into_iter().flatten().map(|load| (&load["load"], &load["state"])).collect();
+    let states: Vec<_> =
+        list.as_array().into_iter().flatten().map(|load| (&load["load"], &load["state"])).collect();
     assert_eq!(states, [(&kept.into(), &"complete".into()), (&undone.into(), &"undone".into())]);
     let again = load(&first).state("complete").rows(6_000, 0, 0);
     Rows::are_all_in(&[&a, &b], &db, "chunks");
@@ -109,7 +110,8 @@ fn loads_are_shown_with_their_sources_and_rejects() {
     assert_eq!(said.stdout, "");
     let rows = Rows::new(400, 16).group(100).bad([7, 250]);
     let path = rows.write(dir.path(), "rows.parquet");
-    let load = Load::of(&path).into(&db).with("--index", "none").with("--max-rejects", 2).with("--name", "evening");
+    let load =
+        Load::of(&path).into(&db).with("--index", "none").with("--max-rejects", 2).with("--name", "evening");
     let id = number(load.run().exits(3).load());
     let show = loads(&db, &["show", &id]).exits(0).report;
     assert_eq!((&show["load"]["name"], &show["load"]["state"]), (&"evening".into(), &"rejects".into()));
@@ -117,9 +119,13 @@ fn loads_are_shown_with_their_sources_and_rejects() {
     let source = &show["sources"][0];
     let canonical = path.canonicalize().expect("a path").display().to_string();
     assert_eq!((&source["source"], &source["state"]), (&canonical.into(), &"complete".into()));
-    assert_eq!((&source["rows"], &source["loaded"], &source["rejected"]), (&400.into(), &398.into(), &2.into()));
+    assert_eq!(
+        (&source["rows"], &source["loaded"], &source["rejected"]),
+        (&400.into(), &398.into(), &2.into())
+    );
     let rejects = loads(&db, &["rejects", &id]).exits(0).report;
-    let places: Vec<_> = rejects.as_array().into_iter().flatten().map(|it| (&it["unit"], &it["row"])).collect();
+    let places: Vec<_> =
+        rejects.as_array().into_iter().flatten().map(|it| (&it["unit"], &it["row"])).collect();
     assert_eq!(places, [(&0.into(), &7.into()), (&2.into(), &50.into())]);
     assert_eq!((&rejects[0]["class"], &rejects[0]["column"]), (&"nan".into(), &"embedding".into()));
     let text = |words: &[&str]| vecload(["loads"].iter().chain(words)).into(&db).run().exits(0);
@@ -155,12 +161,14 @@ fn rejected_rows_come_back_whole_and_load_after_repair() {
     vecload(["loads", "rejects", &id, "--rows"]).arg(&out).into(&db).run().exits(0);
     let mut csv = csv::Reader::from_path(&out).expect("a CSV file");
     let header = csv.headers().expect("a header").clone();
-    for name in ["_source", "_row_group", "_row", "_column", "_reason", "channel_id", "content", "embedding"] {
+    for name in ["_source", "_row_group", "_row", "_column", "_reason", "channel_id", "content", "embedding"]
+    {
         assert!(header.iter().any(|found| found == name), "{name}: {header:?}");
     }
     let place = |name: &str| header.iter().position(|found| found == name).expect("a column");
     let records: Vec<_> = csv.records().map(|record| record.expect("a record")).collect();
-    let contents: Vec<_> = records.iter().map(|record| record[place("content")][..9].parse::<u64>()).collect();
+    let contents: Vec<_> =
+        records.iter().map(|record| record[place("content")][..9].parse::<u64>()).collect();
     assert_eq!(contents, bad.map(Ok));
     assert_eq!((&records[3][place("_row_group")], &records[3][place("_row")]), ("2", "500"));
     let out = dir.path().join("rejected.txt");
@@ -180,7 +188,11 @@ fn repair(from: &std::path::Path, to: &std::path::Path, rows: &[u64]) {
     let [batch] = &batches[..] else { panic!("{} batches", batches.len()) };
     let content = batch.column_by_name("content").expect("content");
     let content = arrow::compute::cast(content, &DataType::Utf8).expect("text");
-    let numbers: Vec<u64> = content.as_string::<i32>().iter().map(|text| text.expect("text")[..9].parse().expect("a number")).collect();
+    let numbers: Vec<u64> = content
+        .as_string::<i32>()
+        .iter()
+        .map(|text| text.expect("text")[..9].parse().expect("a number"))
+        .collect();
     assert_eq!(numbers, rows, "the rejected rows, in the source's order");
     let good = Float32Array::from_iter_values(rows.iter().flat_map(|row| embedding(*row, 16)));
     let good: ArrayRef = vectors(16, good);

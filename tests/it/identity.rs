@@ -44,9 +44,8 @@ fn touch(path: &Path, seconds_ago: u64) {
 fn files_loaded_earlier_are_left_out_in_any_company() {
     let case = case();
     let [a, b, c] = [0, 10_000, 20_000].map(|first| Rows::new(3_000, 16).from(first));
-    let [first, second, third] = [(&a, "a"), (&b, "b"), (&c, "c")].map(|(rows, name)| {
-        case.write(rows, &format!("{name}.parquet"))
-    });
+    let [first, second, third] =
+        [(&a, "a"), (&b, "b"), (&c, "c")].map(|(rows, name)| case.write(rows, &format!("{name}.parquet")));
     case.load(&first).arg(&second).run().exits(0).state("complete").rows(6_000, 0, 0);
     let all = case.load(&first).arg(&second).arg(&third).run();
     all.exits(0).state("complete").rows(3_000, 0, 6_000);
@@ -130,7 +129,13 @@ fn a_file_that_changed_while_unfinished_is_refused() {
     let limited = case.load(&path).with("--limit", 1_000).run().exits(0);
     let undo = format!("loads undo {}", limited.load());
     touch(&path, 50);
-    case.load(&path).run().exits(2).says("rows.parquet").says("partly loaded").says(&undo).says("loads forget");
+    case.load(&path)
+        .run()
+        .exits(2)
+        .says("rows.parquet")
+        .says("partly loaded")
+        .says(&undo)
+        .says("loads forget");
     let other = Rows::new(3_000, 16).from(50_000);
     case.write(&other, "rows.parquet");
     case.load(&path).run().exits(2).says("rows.parquet").says("partly loaded").says(&undo).says("--again");
@@ -156,7 +161,8 @@ fn a_touched_file_is_known_by_all_its_bytes() {
     let size = file.metadata().expect("its size").len();
     let sampled = |offset: u64| {
         let sample = |number: u64| (size - 4096) * number / 63;
-        (0..64).any(|number| (sample(number)..sample(number) + 4096).contains(&offset)) || offset + (1 << 20) > size
+        (0..64).any(|number| (sample(number)..sample(number) + 4096).contains(&offset))
+            || offset + (1 << 20) > size
     };
     let offset = (size / 3..size).find(|offset| !sampled(*offset)).expect("a byte in between");
     let mut byte = [0];

@@ -133,7 +133,8 @@ impl Oracle {
         assert_eq!(column.values.len(), column.expressions.len());
         let db = &self.db;
         let (table, path) = self.prepare(type_sql, &column);
-        let load = Load::of(path).into(db).table(&table).with("--max-rejects", "all").with("--index", "none").run();
+        let load =
+            Load::of(path).into(db).table(&table).with("--max-rejects", "all").with("--index", "none").run();
         let code = load.code();
         assert!(code == 0 || code == 3, "{type_sql}{load}");
         let rejects = format!("select row from {LEDGER}.rejects where load_id = {}", load.load());
@@ -156,7 +157,8 @@ impl Oracle {
         let wanted: Vec<_> = wanted.iter().filter(both).collect();
         assert_eq!(found.len(), wanted.len(), "{type_sql}: rows loaded and inserted");
         for (found, wanted) in found.iter().zip(&wanted) {
-            let number = i64::from_be_bytes(wanted[0].as_deref().unwrap_or_default().try_into().expect("a number"));
+            let number =
+                i64::from_be_bytes(wanted[0].as_deref().unwrap_or_default().try_into().expect("a number"));
             let expression = &column.expressions[number as usize];
             assert_eq!(found, wanted, "{type_sql}: {expression:?}, loaded (left) and inserted (right)");
         }
@@ -170,7 +172,10 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 /// Some values of a strategy, the same in every run, and a null.
-pub(crate) fn some<S: Strategy>(strategy: S, edges: impl IntoIterator<Item = S::Value>) -> Vec<Option<S::Value>> {
+pub(crate) fn some<S: Strategy>(
+    strategy: S,
+    edges: impl IntoIterator<Item = S::Value>,
+) -> Vec<Option<S::Value>> {
     let mut runner = TestRunner::new_with_rng(
         Config::default(),
         proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),

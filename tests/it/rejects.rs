@@ -20,7 +20,8 @@ fn by_default_the_first_bad_row_stops_the_load_and_is_named() {
     let db = Db::new();
     db.table("chunks", 16);
     let stopped = load_into(&db, &path).run().exits(4).state("stopped");
-    let stopped = stopped.says("rows.parquet").says("row group 2").says("row 2345").says("\"embedding\"").says("NaN");
+    let stopped =
+        stopped.says("rows.parquet").says("row group 2").says("row 2345").says("\"embedding\"").says("NaN");
     stopped.says("--max-rejects");
     // The row is known to be bad: nothing is gained by reading again.
     load_into(&db, &path).run().exits(4).state("stopped");
@@ -42,7 +43,12 @@ fn a_number_of_rejects_is_put_up_with() {
     load_into(&db, &path).with("--max-rejects", 3).run().exits(3).state("rejects");
     for _ in 0..2 {
         // Nothing is left to do, and still not all rows are in.
-        load_into(&db, &path).with("--max-rejects", 3).run().exits(3).state("already_loaded").rows(0, 3, 8_997);
+        load_into(&db, &path)
+            .with("--max-rejects", 3)
+            .run()
+            .exits(3)
+            .state("already_loaded")
+            .rows(0, 3, 8_997);
     }
     Rows::are_all_in(&[&rows], &db, "chunks");
 }
@@ -107,7 +113,9 @@ fn each_kind_of_bad_row_has_its_class() {
         classes.iter().map(|it| Some(if *it == class { bad } else { good })).collect()
     };
     let text = |class: &str, bad: &'static str, good: &'static str| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(classes.iter().map(|it| if *it == class { bad } else { good })))
+        Arc::new(StringArray::from_iter_values(
+            classes.iter().map(|it| if *it == class { bad } else { good }),
+        ))
     };
     let mut contents = pick("nul_byte", b"a\0b", b"text");
     let invalid = classes.iter().position(|it| *it == "invalid_utf8").expect("a row");
@@ -156,7 +164,9 @@ fn rejects_are_the_same_for_any_lanes_memory_and_writers() {
     let path = rows.write(dir.path(), "rows.parquet");
     let db = Db::new();
     let mut all = Vec::new();
-    for (table, lanes, writers, memory) in [("one", 1, 1, "512MiB"), ("four", 4, 3, "64MiB"), ("nine", 9, 8, "32MiB")] {
+    for (table, lanes, writers, memory) in
+        [("one", 1, 1, "512MiB"), ("four", 4, 3, "64MiB"), ("nine", 9, 8, "32MiB")]
+    {
         db.table(table, 64);
         let load = load_into(&db, &path).table(table).with("--max-rejects", "all").with("--lanes", lanes);
         let load = load.with("--writers", writers).with("--memory", memory).run().exits(3);

@@ -88,7 +88,8 @@ impl Rows {
     /// Proves that a table holds the good rows of these sources once each, bit for bit, and nothing else.
     #[track_caller]
     pub(crate) fn are_all_in(sources: &[&Self], session: &Session, table: &str) {
-        let query = format!("select content, channel_id, user_id, embedding, metadata::text from {table} order by 1");
+        let query =
+            format!("select content, channel_id, user_id, embedding, metadata::text from {table} order by 1");
         let mut found = session.binary(&query).into_iter();
         let mut wanted: Vec<(u64, &Self)> = Vec::new();
         for source in sources {
@@ -106,7 +107,10 @@ impl Rows {
             ];
             let Some(fields) = found.next() else { panic!("{table} ends before row {row}") };
             for (field, expected) in fields.iter().zip(&expected) {
-                assert!(field.as_ref() == Some(expected), "{table}: row {row}, or what stands in its place, differs");
+                assert!(
+                    field.as_ref() == Some(expected),
+                    "{table}: row {row}, or what stands in its place, differs"
+                );
             }
         }
         let left = found.count();
@@ -171,7 +175,8 @@ pub(crate) fn embedding(row: u64, dim: usize) -> Vec<f32> {
 
 /// A well-mixed number (splitmix64).
 pub(crate) fn hash(row: u64, salt: u64) -> u64 {
-    let mut mixed = row.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(salt.wrapping_mul(0xd1b5_4a32_d192_ed03));
+    let mut mixed =
+        row.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(salt.wrapping_mul(0xd1b5_4a32_d192_ed03));
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)

@@ -131,7 +131,8 @@ impl Server {
         let version: String = admin.one(version);
         let name = format!("it_template_{}", version.replace(['.', '-'], "_"));
         admin.run("select pg_advisory_lock(5430)");
-        let there = format!("select exists (select from pg_database where datname = '{name}' and datistemplate)");
+        let there =
+            format!("select exists (select from pg_database where datname = '{name}' and datistemplate)");
         if !admin.one::<bool>(&there) {
             admin.run(&format!("drop database if exists {name}"));
             admin.run(&format!("create database {name}"));
@@ -156,7 +157,8 @@ impl Session {
         let client = runtime.block_on(async {
             let config: Config = url.parse().expect("a connection URL");
             let connected = config.connect(NoTls).await;
-            let (client, connection) = connected.unwrap_or_else(|error| panic!("connect to {url}: {error:?}"));
+            let (client, connection) =
+                connected.unwrap_or_else(|error| panic!("connect to {url}: {error:?}"));
             tokio::spawn(connection);
             client
         });
@@ -274,11 +276,7 @@ impl Db {
         let test: String = test.chars().take(40).collect();
         let name = format!("it_{test}_{}_{number}", std::process::id());
         server().admin().run(&format!("create database {name} template {template}"));
-        Self {
-            session: Session::open(&server().url(&name)),
-            name,
-            keep: Cell::new(false),
-        }
+        Self { session: Session::open(&server().url(&name)), name, keep: Cell::new(false) }
     }
 
     /// Its name.
@@ -365,12 +363,13 @@ fn the_server_stops_after_the_last_test() {
 fn drop_databases_of_failed_tests() {
     let started = EmbeddedServer::start(&options(), &|_| {}).expect("the test server");
     let admin = Server::at(&started.url(), None).admin();
-    for name in admin.column::<String>("select datname from pg_database where datname like 'it\\_%' and not datistemplate") {
+    for name in admin
+        .column::<String>("select datname from pg_database where datname like 'it\\_%' and not datistemplate")
+    {
         let mut parts = name.rsplit('_');
         let process = parts.nth(1).and_then(|process| process.parse().ok());
-        let is_alive = process.is_none_or(|process| {
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), None).is_ok()
-        });
+        let is_alive = process
+            .is_none_or(|process| nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), None).is_ok());
         if !is_alive {
             admin.run(&format!("drop database if exists {name} with (force)"));
         }

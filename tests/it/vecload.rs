@@ -23,8 +23,21 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The keys of a load's JSON that are part of the command line's contract (DESIGN section 4).
 pub(crate) const REPORT_KEYS: [&str; 15] = [
-    "load", "name", "state", "rows", "bytes", "seconds", "rows_per_second", "peak_rss_bytes", "lanes", "writers",
-    "route", "bottleneck", "stages", "index", "server",
+    "load",
+    "name",
+    "state",
+    "rows",
+    "bytes",
+    "seconds",
+    "rows_per_second",
+    "peak_rss_bytes",
+    "lanes",
+    "writers",
+    "route",
+    "bottleneck",
+    "stages",
+    "index",
+    "server",
 ];
 
 /// Builds `vecload load`.
@@ -194,7 +207,8 @@ impl Running {
 
     #[track_caller]
     fn outcome_of_any_end(mut self) -> Outcome {
-        let ended = self.runtime.block_on(async { tokio::time::timeout(self.patience, self.child.wait()).await });
+        let ended =
+            self.runtime.block_on(async { tokio::time::timeout(self.patience, self.child.wait()).await });
         let read = |name: &str| {
             let bytes = std::fs::read(self.scratch.path().join(name)).expect("read what it printed");
             String::from_utf8(bytes).expect("it prints UTF-8")
@@ -228,8 +242,8 @@ impl Outcome {
         assert_eq!(self.status.code(), Some(code), "the exit code{self}");
         let rows = &self.report["rows"];
         if rows.is_object() {
-            let [read, loaded, rejected, already] =
-                ["read", "loaded", "rejected", "already_loaded"].map(|key| rows[key].as_u64().expect("a count"));
+            let [read, loaded, rejected, already] = ["read", "loaded", "rejected", "already_loaded"]
+                .map(|key| rows[key].as_u64().expect("a count"));
             assert_eq!(read, loaded + rejected + already, "the balance{self}");
         }
         if code == 1 || code == 2 || code == 4 {
@@ -255,7 +269,11 @@ impl Outcome {
     pub(crate) fn rows(self, loaded: u64, rejected: u64, already: u64) -> Self {
         let rows = &self.report["rows"];
         let found = ["loaded", "rejected", "already_loaded"].map(|key| rows[key].as_u64());
-        assert_eq!(found, [Some(loaded), Some(rejected), Some(already)], "loaded, rejected, already loaded{self}");
+        assert_eq!(
+            found,
+            [Some(loaded), Some(rejected), Some(already)],
+            "loaded, rejected, already loaded{self}"
+        );
         self
     }
 
@@ -276,7 +294,10 @@ impl Outcome {
     /// Something that must be nowhere.
     #[track_caller]
     pub(crate) fn never_says(self, text: &str) -> Self {
-        assert!(!self.stderr.contains(text) && !self.stdout.contains(text), "it should not say {text:?}{self}");
+        assert!(
+            !self.stderr.contains(text) && !self.stdout.contains(text),
+            "it should not say {text:?}{self}"
+        );
         self
     }
 
@@ -290,6 +311,13 @@ impl Outcome {
 impl Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let line: Vec<_> = self.arguments.iter().map(|argument| argument.to_string_lossy()).collect();
-        write!(f, "\n  $ vecload {}\n  {}\n--- stdout\n{}--- stderr\n{}", line.join(" "), self.status, self.stdout, self.stderr)
+        write!(
+            f,
+            "\n  $ vecload {}\n  {}\n--- stdout\n{}--- stderr\n{}",
+            line.join(" "),
+            self.status,
+            self.stdout,
+            self.stderr
+        )
     }
 }

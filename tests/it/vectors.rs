@@ -22,9 +22,21 @@ fn text(elements: &[f32]) -> String {
 fn edges() -> Vec<Vec<f32>> {
     let tie = |bits: u16, up: f32| half::f16::from_bits(bits).to_f32() * up;
     [
-        [0.0, -0.0], [1.0, -1.0], [5.96e-8, 2.98e-8], [2.980_232_2e-8, 2.980_233e-8], [6.097_555e-5, 6.103_515_6e-5],
-        [65_504.0, -65_504.0], [65_519.996, 1.0], [65_520.0, 1.0], [70_000.0, 1.0], [f32::MAX, 1.0], [1e-40, 1e-10],
-        [2_049.0, 2_051.0], [tie(0x3c00, 1.000_488_3), tie(0x3c01, 1.000_488)], [0.1, 0.2], [1.000_976_6, 1.000_488_3],
+        [0.0, -0.0],
+        [1.0, -1.0],
+        [5.96e-8, 2.98e-8],
+        [2.980_232_2e-8, 2.980_233e-8],
+        [6.097_555e-5, 6.103_515_6e-5],
+        [65_504.0, -65_504.0],
+        [65_519.996, 1.0],
+        [65_520.0, 1.0],
+        [70_000.0, 1.0],
+        [f32::MAX, 1.0],
+        [1e-40, 1e-10],
+        [2_049.0, 2_051.0],
+        [tie(0x3c00, 1.000_488_3), tie(0x3c01, 1.000_488)],
+        [0.1, 0.2],
+        [1.000_976_6, 1.000_488_3],
     ]
     .map(|pair| pair.to_vec())
     .to_vec()
@@ -49,9 +61,11 @@ fn half_vectors_are_rounded_as_pgvector_rounds() {
     let elements = Float32Array::from_iter_values(all.iter().flatten().copied());
     let columns: [(&str, ArrayRef); 2] = [("n", Arc::new(numbers)), ("embedding", vectors(2, elements))];
     write_parquet(&path, columns, 1 << 20);
-    let load = Load::of(path).into(&db).table("loaded").with("--max-rejects", "all").with("--index", "none").run();
+    let load =
+        Load::of(path).into(&db).table("loaded").with("--max-rejects", "all").with("--index", "none").run();
     let load = load.exits(3).load();
-    let rejected: Vec<i64> = db.column(&format!("select row from {LEDGER}.rejects where load_id = {load} order by row"));
+    let rejected: Vec<i64> =
+        db.column(&format!("select row from {LEDGER}.rejects where load_id = {load} order by row"));
     db.run("create table truth (n bigint, embedding halfvec(2))");
     let mut refused = Vec::new();
     for (number, elements) in (0..).zip(&all) {
@@ -60,7 +74,8 @@ fn half_vectors_are_rounded_as_pgvector_rounds() {
         }
     }
     assert_eq!(rejected, refused);
-    let texts: Vec<String> = all.iter().map(|elements| text(elements).trim_matches('\'').to_string()).collect();
+    let texts: Vec<String> =
+        all.iter().map(|elements| text(elements).trim_matches('\'').to_string()).collect();
     let insert = "insert into truth select n - 1, t::vector::halfvec from unnest($1::text[]) with ordinality as u(t, n)
         where not n - 1 = any($2)";
     db.rows(insert, &[&texts, &refused]);

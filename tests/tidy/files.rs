@@ -42,19 +42,10 @@ impl RustFile {
                     continue;
                 }
             };
-            code.extend(
-                chars[at..end]
-                    .iter()
-                    .map(|char| if *char == '\n' { '\n' } else { ' ' }),
-            );
+            code.extend(chars[at..end].iter().map(|char| if *char == '\n' { '\n' } else { ' ' }));
             at = end;
         }
-        Self {
-            name,
-            text,
-            code,
-            formats,
-        }
+        Self { name, text, code, formats }
     }
 
     /// The code before the unit tests, which stand last.
@@ -73,18 +64,11 @@ impl RustFile {
                              select set truncate update vacuum with";
         let is_statement = |text: &str| {
             let first = text.split_whitespace().next().unwrap_or_default();
-            VERBS
-                .split_whitespace()
-                .any(|verb| verb.eq_ignore_ascii_case(first))
+            VERBS.split_whitespace().any(|verb| verb.eq_ignore_ascii_case(first))
         };
         let end = self.code_without_tests().len();
-        let statements = self
-            .formats
-            .iter()
-            .filter(|(at, text)| *at < end && is_statement(text));
-        statements
-            .map(|(at, text)| (line_of(&self.code, *at), text.as_str()))
-            .collect()
+        let statements = self.formats.iter().filter(|(at, text)| *at < end && is_statement(text));
+        statements.map(|(at, text)| (line_of(&self.code, *at), text.as_str())).collect()
     }
 }
 
@@ -97,15 +81,9 @@ fn end_of(chars: &[char], from: usize, closing: &str) -> usize {
 
 /// The position behind a string whose opening quote is at `start`.
 fn string_end(chars: &[char], start: usize) -> usize {
-    let hashes = chars[..start]
-        .iter()
-        .rev()
-        .take_while(|char| **char == '#')
-        .count();
+    let hashes = chars[..start].iter().rev().take_while(|char| **char == '#').count();
     let before = chars[..start - hashes].iter().rev();
-    let prefix: String = before
-        .take_while(|char| char.is_alphanumeric() || **char == '_')
-        .collect();
+    let prefix: String = before.take_while(|char| char.is_alphanumeric() || **char == '_').collect();
     // Read backwards: r"", br"" and cr"" know no escapes.
     if ["r", "rb", "rc"].contains(&prefix.as_str()) {
         return end_of(chars, start + 1, &format!("\"{}", "#".repeat(hashes)));
@@ -120,10 +98,7 @@ fn string_end(chars: &[char], start: usize) -> usize {
 /// Top-level modules that a text names after `crate::`, with their lines.
 pub(crate) fn crate_paths(code: &str) -> Vec<(usize, String)> {
     let word = |text: &str| -> String {
-        text.trim_start()
-            .chars()
-            .take_while(|char| char.is_alphanumeric() || *char == '_')
-            .collect()
+        text.trim_start().chars().take_while(|char| char.is_alphanumeric() || *char == '_').collect()
     };
     let mut paths = Vec::new();
     for (at, found) in code.match_indices("crate::") {
@@ -168,10 +143,7 @@ pub(crate) fn lines_with(code: &str, word: &str) -> Vec<usize> {
         !word.starts_with(char::is_alphabetic)
             || !before.is_some_and(|char| char.is_alphanumeric() || char == '_')
     };
-    code.match_indices(word)
-        .filter(|(at, _)| stands_alone(*at))
-        .map(|(at, _)| line_of(code, at))
-        .collect()
+    code.match_indices(word).filter(|(at, _)| stands_alone(*at)).map(|(at, _)| line_of(code, at)).collect()
 }
 
 /// The line of a position, counted from 1.
@@ -192,10 +164,7 @@ pub(crate) fn read(name: &str) -> String {
 /// Rust files below the named folders.
 pub(crate) fn rust_files(folders: &[&str]) -> Vec<RustFile> {
     let wanted = |name: &str| {
-        name.ends_with(".rs")
-            && folders
-                .iter()
-                .any(|folder| name.starts_with(&format!("{folder}/")))
+        name.ends_with(".rs") && folders.iter().any(|folder| name.starts_with(&format!("{folder}/")))
     };
     let files = text_files().into_iter().filter(|(name, _)| wanted(name));
     files.map(|(name, text)| RustFile::new(name, text)).collect()
@@ -203,10 +172,7 @@ pub(crate) fn rust_files(folders: &[&str]) -> Vec<RustFile> {
 
 /// Markdown files by name.
 pub(crate) fn documents() -> BTreeMap<String, String> {
-    text_files()
-        .into_iter()
-        .filter(|(name, _)| name.ends_with(".md"))
-        .collect()
+    text_files().into_iter().filter(|(name, _)| name.ends_with(".md")).collect()
 }
 
 /// All files of the repository that are text, by name.
@@ -264,19 +230,11 @@ pub(crate) fn links(text: &str) -> Vec<(usize, String)> {
 
 /// The anchors that a document's headings make.
 pub(crate) fn headings(text: &str) -> BTreeSet<String> {
-    let titles = text
-        .lines()
-        .filter(|line| line.starts_with('#'))
-        .map(|line| line.trim_start_matches('#').trim());
+    let titles =
+        text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let kept = |char: &char| char.is_alphanumeric() || matches!(char, ' ' | '-' | '_');
-    let anchor = |title: &str| {
-        title
-            .to_lowercase()
-            .chars()
-            .filter(kept)
-            .collect::<String>()
-            .replace(' ', "-")
-    };
+    let anchor =
+        |title: &str| title.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-");
     titles.map(anchor).collect()
 }
 

@@ -28,20 +28,12 @@ impl PositionedFile {
     /// Opens a regular file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).or_refused(|| format!("open {}", path.display()))?;
-        let metadata = file
-            .metadata()
-            .or_refused(|| format!("read the size of {}", path.display()))?;
+        let metadata = file.metadata().or_refused(|| format!("read the size of {}", path.display()))?;
         if !metadata.is_file() {
-            return Err(
-                Error::refused(format!("{} is not a regular file", path.display()))
-                    .hint("give Parquet files, directories of them, or globs"),
-            );
+            return Err(Error::refused(format!("{} is not a regular file", path.display()))
+                .hint("give Parquet files, directories of them, or globs"));
         }
-        Ok(Self {
-            file: Arc::new(file),
-            path: PathBuf::from(path).into(),
-            size: metadata.len(),
-        })
+        Ok(Self { file: Arc::new(file), path: PathBuf::from(path).into(), size: metadata.len() })
     }
 
     /// Bytes in the file when it was opened.
@@ -102,10 +94,7 @@ impl ChunkReader for PositionedFile {
     type T = BufReader<PositionedReader>;
 
     fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-        let reader = PositionedReader {
-            file: Arc::clone(&self.file),
-            offset: start,
-        };
+        let reader = PositionedReader { file: Arc::clone(&self.file), offset: start };
         Ok(BufReader::with_capacity(READ_AHEAD_BYTES, reader))
     }
 

@@ -42,9 +42,7 @@ impl ListReader {
             column @ Any::FloatColumnReader(_) => TypedColumn::Float(get_typed_column_reader(column)),
             column @ Any::DoubleColumnReader(_) => TypedColumn::Double(get_typed_column_reader(column)),
             _ => {
-                return Err(ParquetError::General(
-                    "the column holds neither FLOAT nor DOUBLE".into(),
-                ));
+                return Err(ParquetError::General("the column holds neither FLOAT nor DOUBLE".into()));
             }
         };
         Ok(Self {
@@ -122,24 +120,15 @@ impl ListReader {
         for row in 0..rows {
             let start = level;
             level += 1;
-            while self
-                .repetitions
-                .get(level)
-                .is_some_and(|repetition| *repetition > 0)
-            {
+            while self.repetitions.get(level).is_some_and(|repetition| *repetition > 0) {
                 level += 1;
             }
             let definitions = self.definitions.get(start..level).ok_or_else(ends)?;
-            let present = definitions
-                .iter()
-                .filter(|definition| **definition == self.max_definition)
-                .count();
+            let present = definitions.iter().filter(|definition| **definition == self.max_definition).count();
             let elements = values.get(value..value + present).ok_or_else(ends)?;
             value += present;
             let null_element = self.nullable_element
-                && definitions
-                    .iter()
-                    .any(|definition| *definition == self.max_definition - 1);
+                && definitions.iter().any(|definition| *definition == self.max_definition - 1);
             let null_list = self.nullable_list && definitions == [0];
             let read = |out: &mut Vec<f32>| match (null_list, null_element) {
                 (true, _) => Err(Reason::EmbeddingNull),
@@ -173,9 +162,7 @@ fn read_records<T: DataType>(
 fn expect_rows(found: usize, expected: usize) -> Result<()> {
     match found == expected {
         true => Ok(()),
-        false => Err(ParquetError::General(format!(
-            "it ends after {found} of {expected} rows"
-        ))),
+        false => Err(ParquetError::General(format!("it ends after {found} of {expected} rows"))),
     }
 }
 

@@ -72,19 +72,15 @@ impl ParquetFile {
         let file = PositionedFile::open(path)?;
         check_frame(&file, footer_bytes_max)?;
         let unreadable = |error: ParquetError| {
-            Error::refused(format!("read the footer of {}", path.display()))
-                .because(error)
-                .hint("the file is damaged or of a kind that vecload can't read; write it again, or leave it out")
+            Error::refused(format!("read the footer of {}", path.display())).because(error).hint(
+                "the file is damaged or of a kind that vecload can't read; write it again, or leave it out",
+            )
         };
         guarded(|| {
             let plain = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Skip);
             let mut metadata = plain.parse_and_finish(&file)?;
             // Page boundaries are only needed where a row group is cut.
-            if metadata
-                .row_groups()
-                .iter()
-                .any(|group| group.num_rows() > ROWS_PER_PART as i64)
-            {
+            if metadata.row_groups().iter().any(|group| group.num_rows() > ROWS_PER_PART as i64) {
                 let mut reader = ParquetMetaDataReader::new_with_metadata(metadata)
                     .with_column_index_policy(PageIndexPolicy::Skip)
                     .with_offset_index_policy(PageIndexPolicy::Optional);
@@ -100,16 +96,8 @@ impl ParquetFile {
                 Some(schema) => ArrowReaderMetadata::try_new(metadata, options().with_schema(schema))?,
                 None => arrow,
             };
-            let header = ParquetHeader {
-                path: path.into(),
-                arrow,
-                text,
-            };
-            Ok(Self {
-                file: file.clone(),
-                header,
-                surveys: Mutex::default(),
-            })
+            let header = ParquetHeader { path: path.into(), arrow, text };
+            Ok(Self { file: file.clone(), header, surveys: Mutex::default() })
         })
         .map_err(unreadable)?
         .checked()
@@ -128,9 +116,7 @@ impl ParquetFile {
             }
             for column in group.columns() {
                 let name = column.column_path().string();
-                let start = column
-                    .dictionary_page_offset()
-                    .unwrap_or(column.data_page_offset());
+                let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
                 let end = start.checked_add(column.compressed_size());
                 let within =
                     start >= 0 && column.compressed_size() >= 0 && end.is_some_and(|end| end as u64 <= size);
@@ -164,13 +150,7 @@ impl ParquetFile {
         for column in projection.columns.iter().chain([&projection.embedding]) {
             for leaf in self.leaves(*column) {
                 let needs = self.survey(row_group, leaf)?;
-                let nested = self
-                    .metadata()
-                    .file_metadata()
-                    .schema_descr()
-                    .column(leaf)
-                    .max_rep_level()
-                    > 0;
+                let nested = self.metadata().file_metadata().schema_descr().column(leaf).max_rep_level() > 0;
                 let levels = if nested { needs.values * 4 } else { 0 };
                 let page =
                     needs.compressed_bytes + needs.uncompressed_bytes + needs.dictionary_bytes + levels;
@@ -185,30 +165,19 @@ impl ParquetFile {
     }
 
     fn survey(&self, row_group: u32, leaf: usize) -> Result<PageNeeds> {
-        let known = self
-            .surveys
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&(row_group, leaf))
-            .copied();
+        let known =
+            self.surveys.lock().unwrap_or_else(PoisonError::into_inner).get(&(row_group, leaf)).copied();
         if let Some(needs) = known {
             return Ok(needs);
         }
         let column = self.row_group(row_group).column(leaf);
         let (start, length) = column.byte_range();
-        let counts = (
-            column.num_values().cast_unsigned(),
-            column.uncompressed_size().cast_unsigned(),
-        );
+        let counts = (column.num_values().cast_unsigned(), column.uncompressed_size().cast_unsigned());
         let needs = pages::survey(&self.file, start..start + length, counts.0, counts.1).map_err(|why| {
             let name = column.column_path().string();
-            self.damaged(row_group, &format!("column \"{name}\""))
-                .because(why)
+            self.damaged(row_group, &format!("column \"{name}\"")).because(why)
         })?;
-        self.surveys
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert((row_group, leaf), needs);
+        self.surveys.lock().unwrap_or_else(PoisonError::into_inner).insert((row_group, leaf), needs);
         Ok(needs)
     }
 }
@@ -232,11 +201,7 @@ impl ParquetHeader {
     /// Rows of each row group.
     pub fn row_group_rows(&self) -> Vec<u64> {
         // `checked` has refused negative counts.
-        self.metadata()
-            .row_groups()
-            .iter()
-            .map(|group| group.num_rows().cast_unsigned())
-            .collect()
+        self.metadata().row_groups().iter().map(|group| group.num_rows().cast_unsigned()).collect()
     }
 
     /// The parts in which a row group is read, for a source of this index in the plan.
@@ -245,10 +210,7 @@ impl ParquetHeader {
         let mut starts = vec![0];
         if rows > ROWS_PER_PART
             && let [leaf] = self.leaves(projection.embedding)[..]
-            && let Some(index) = self
-                .metadata()
-                .page_index()
-                .filter(|index| index.has_offset_indexes())
+            && let Some(index) = self.metadata().page_index().filter(|index| index.has_offset_indexes())
             && let Some(pages) = index.offset_index(row_group as usize, leaf)
         {
             let mut next = ROWS_PER_PART;
@@ -262,27 +224,14 @@ impl ParquetHeader {
         }
         let ends = starts.iter().skip(1).copied().chain([rows]);
         let parts = starts.iter().zip(ends).filter(|(start, end)| *start < end);
-        parts
-            .map(|(start, end)| UnitPart {
-                source,
-                unit: row_group,
-                rows: *start..end,
-            })
-            .collect()
+        parts.map(|(start, end)| UnitPart { source, unit: row_group, rows: *start..end }).collect()
     }
 
     /// Bytes of a row group's needed columns, as stored.
     pub fn stored_bytes(&self, row_group: u32, projection: &Projection) -> u64 {
         let columns = projection.columns.iter().chain([&projection.embedding]);
         let leaves = columns.flat_map(|column| self.leaves(*column));
-        leaves
-            .map(|leaf| {
-                self.row_group(row_group)
-                    .column(leaf)
-                    .compressed_size()
-                    .cast_unsigned()
-            })
-            .sum()
+        leaves.map(|leaf| self.row_group(row_group).column(leaf).compressed_size().cast_unsigned()).sum()
     }
 
     /// An error for a place in the file that can't be read.
@@ -294,9 +243,7 @@ impl ParquetHeader {
     /// Leaf columns of a top-level column.
     fn leaves(&self, column: usize) -> Vec<usize> {
         let schema = self.metadata().file_metadata().schema_descr();
-        (0..schema.num_columns())
-            .filter(|leaf| schema.get_column_root_idx(*leaf) == column)
-            .collect()
+        (0..schema.num_columns()).filter(|leaf| schema.get_column_root_idx(*leaf) == column).collect()
     }
 
     /// The leaf of an embedding that the typed column reader can read: a list of floats.
@@ -308,12 +255,7 @@ impl ParquetHeader {
         let [leaf] = self.leaves(column)[..] else {
             return None;
         };
-        let physical = self
-            .metadata()
-            .file_metadata()
-            .schema_descr()
-            .column(leaf)
-            .physical_type();
+        let physical = self.metadata().file_metadata().schema_descr().column(leaf).physical_type();
         let plain = matches!(
             (item.data_type(), physical),
             (DataType::Float32, Physical::FLOAT) | (DataType::Float64, Physical::DOUBLE)
@@ -346,10 +288,7 @@ fn check_frame(file: &PositionedFile, footer_bytes_max: usize) -> Result<()> {
     let path = file.path().display();
     let refuse = |what: String, hint: &str| Err(Error::refused(format!("{path} {what}")).hint(hint));
     if file.size() == 0 {
-        return refuse(
-            "is empty (0 bytes)".into(),
-            "write the file again, or leave it out",
-        );
+        return refuse("is empty (0 bytes)".into(), "write the file again, or leave it out");
     }
     let head = file.read_up_to(4, 0).or_refused(|| format!("read {path}"))?;
     if head == b"PARE" {
@@ -364,27 +303,20 @@ fn check_frame(file: &PositionedFile, footer_bytes_max: usize) -> Result<()> {
             [b'P', b'K', ..] => "it is a zip archive",
             [0x28, 0xb5, 0x2f, 0xfd] => "it is zstd-compressed",
             b"ARRO" => "it is an Arrow IPC file",
-            head if head
-                .iter()
-                .all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) =>
-            {
+            head if head.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) => {
                 "it starts like a text file"
             }
             _ => "it does not start with PAR1",
         };
-        return refuse(
-            format!("is not a Parquet file: {kind}"),
-            "vecload load reads Parquet files",
-        );
+        return refuse(format!("is not a Parquet file: {kind}"), "vecload load reads Parquet files");
     }
     let cut = "the file is truncated (an upload or copy that was cut?); copy or write it again";
     if file.size() < 4 + TAIL_BYTES {
         return refuse(format!("ends after {} bytes, without a footer", file.size()), cut);
     }
     let tail_at = file.size() - TAIL_BYTES;
-    let tail = file
-        .read_up_to(TAIL_BYTES as usize, tail_at)
-        .or_refused(|| format!("read the end of {path}"))?;
+    let tail =
+        file.read_up_to(TAIL_BYTES as usize, tail_at).or_refused(|| format!("read the end of {path}"))?;
     let Some((length, magic)) = tail.split_first_chunk::<4>() else {
         return refuse("became shorter while it was read".into(), cut);
     };
@@ -423,18 +355,14 @@ fn with_wide_int96(metadata: &ParquetMetaData, schema: &Schema) -> Option<Arc<Sc
     if !(0..roots.len()).any(is_int96) {
         return None;
     }
-    let fields = schema
-        .fields()
-        .iter()
-        .enumerate()
-        .map(|(index, field)| match is_int96(index) {
-            true => Arc::new(Field::new(
-                field.name(),
-                DataType::Timestamp(TimeUnit::Microsecond, None),
-                field.is_nullable(),
-            )),
-            false => Arc::clone(field),
-        });
+    let fields = schema.fields().iter().enumerate().map(|(index, field)| match is_int96(index) {
+        true => Arc::new(Field::new(
+            field.name(),
+            DataType::Timestamp(TimeUnit::Microsecond, None),
+            field.is_nullable(),
+        )),
+        false => Arc::clone(field),
+    });
     Some(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
 }
 

@@ -79,9 +79,7 @@ pub(super) fn survey(
         offset = body + header.compressed_bytes;
     }
     if values_seen < chunk_values {
-        return Err(format!(
-            "its pages hold {values_seen} values, the footer says {chunk_values}"
-        ));
+        return Err(format!("its pages hold {values_seen} values, the footer says {chunk_values}"));
     }
     Ok(needs)
 }
@@ -90,9 +88,8 @@ fn read_header(file: &PositionedFile, offset: u64, end: u64) -> Result<PageHeade
     let mut length = HEADER_BYTES_FIRST;
     loop {
         let wanted = length.min(usize::try_from(end - offset).unwrap_or(usize::MAX));
-        let bytes = file
-            .read_up_to(wanted, offset)
-            .map_err(|error| format!("read at offset {offset}: {error}"))?;
+        let bytes =
+            file.read_up_to(wanted, offset).map_err(|error| format!("read at offset {offset}: {error}"))?;
         match parse_header(&bytes) {
             Some(header) => return Ok(header),
             None if wanted < length || length >= HEADER_BYTES_MAX || bytes.len() < wanted => {
@@ -105,10 +102,7 @@ fn read_header(file: &PositionedFile, offset: u64, end: u64) -> Result<PageHeade
 
 fn parse_header(bytes: &[u8]) -> Option<PageHeader> {
     let mut thrift = Thrift { bytes, at: 0 };
-    let mut header = PageHeader {
-        page_type: -1,
-        ..PageHeader::default()
-    };
+    let mut header = PageHeader { page_type: -1, ..PageHeader::default() };
     let (mut uncompressed, mut compressed) = (None, None);
     let mut field = 0;
     while let Some(kind) = thrift.next_field(&mut field)? {
@@ -254,11 +248,7 @@ impl Thrift<'_> {
 
     /// In a collection a boolean takes a byte; as a field it is in the field's head.
     fn skip_item(&mut self, kind: Kind, depth: usize) -> Option<()> {
-        if kind == Kind::Bool {
-            self.advance(1)
-        } else {
-            self.skip(kind, depth + 1)
-        }
+        if kind == Kind::Bool { self.advance(1) } else { self.skip(kind, depth + 1) }
     }
 
     fn advance(&mut self, length: usize) -> Option<()> {
@@ -274,9 +264,7 @@ mod tests {
     #[test]
     fn a_header_gives_its_sizes_and_its_own_length() {
         // type 0, uncompressed 100, compressed 50, data_page_header { num_values 7, encoding 0 }
-        let bytes = [
-            0x15, 0, 0x15, 200, 1, 0x15, 100, 0x2c, 0x15, 14, 0x15, 0, 0, 0, 0xaa,
-        ];
+        let bytes = [0x15, 0, 0x15, 200, 1, 0x15, 100, 0x2c, 0x15, 14, 0x15, 0, 0, 0, 0xaa];
         let header = parse_header(&bytes).expect("a whole header");
         assert_eq!((header.uncompressed_bytes, header.compressed_bytes), (100, 50));
         assert_eq!((header.values, header.header_bytes), (7, 14));

@@ -108,9 +108,7 @@ impl PartReader {
         let rows = self.batch_rows.min(usize::try_from(left).unwrap_or(usize::MAX));
         let read = guarded(|| match self.columns.next() {
             Some(batch) => batch.map_err(ParquetError::from),
-            None => Err(ParquetError::EOF(
-                "the columns end before the row group does".into(),
-            )),
+            None => Err(ParquetError::EOF("the columns end before the row group does".into())),
         });
         let (batch, unreadable) = match read {
             Ok(batch) => (batch, Vec::new()),
@@ -121,11 +119,8 @@ impl PartReader {
             let short = ParquetError::EOF(format!("{} rows instead of {rows}", batch.num_rows()));
             return Err(self.damaged("its columns", short));
         }
-        let mut embeddings = Embeddings {
-            dim: self.dim,
-            values: std::mem::take(&mut self.spare),
-            faults: Vec::new(),
-        };
+        let mut embeddings =
+            Embeddings { dim: self.dim, values: std::mem::take(&mut self.spare), faults: Vec::new() };
         match &mut self.embedding {
             EmbeddingColumn::List(list) => {
                 if let Err(error) = list.read(rows, &mut embeddings) {
@@ -142,19 +137,9 @@ impl PartReader {
                 }
             }
         }
-        let origin = Origin {
-            source: self.part.source,
-            unit: self.part.unit,
-            first_row: self.position,
-        };
+        let origin = Origin { source: self.part.source, unit: self.part.unit, first_row: self.position };
         self.position += rows as u64;
-        Ok(Some(SourceBatch {
-            origin,
-            rows,
-            embeddings,
-            columns: self.projected(&batch)?,
-            unreadable,
-        }))
+        Ok(Some(SourceBatch { origin, rows, embeddings, columns: self.projected(&batch)?, unreadable }))
     }
 
     /// Reads the next rows one by one, because text within a nested column is not UTF-8 in some of them
@@ -166,18 +151,11 @@ impl PartReader {
         let mut single = Vec::with_capacity(rows);
         for row in 0..rows {
             let at = self.position + row as u64;
-            let one = UnitPart {
-                rows: at..at + 1,
-                ..self.part.clone()
-            };
-            let read = guarded(
-                || match columns_reader(&self.file, &one, &self.roots, 1)?.next() {
-                    Some(batch) => batch.map_err(ParquetError::from),
-                    None => Err(ParquetError::EOF(
-                        "the columns end before the row group does".into(),
-                    )),
-                },
-            );
+            let one = UnitPart { rows: at..at + 1, ..self.part.clone() };
+            let read = guarded(|| match columns_reader(&self.file, &one, &self.roots, 1)?.next() {
+                Some(batch) => batch.map_err(ParquetError::from),
+                None => Err(ParquetError::EOF("the columns end before the row group does".into())),
+            });
             single.push(match read {
                 Ok(batch) => batch,
                 Err(error) if is_utf8_error(&error) => {
@@ -188,21 +166,13 @@ impl PartReader {
             });
         }
         // The reader that failed can't go on; another one starts behind these rows.
-        let rest = UnitPart {
-            rows: end..self.part.rows.end,
-            ..self.part.clone()
-        };
+        let rest = UnitPart { rows: end..self.part.rows.end, ..self.part.clone() };
         let columns = guarded(|| columns_reader(&self.file, &rest, &self.roots, self.batch_rows));
         self.columns = columns.map_err(|error| self.damaged("its columns", error))?;
         let nullable = single.first().map_or(schema, RecordBatch::schema);
         let columns = (0..nullable.fields().len())
             .map(|column| {
-                concat(
-                    &single
-                        .iter()
-                        .map(|batch| batch.column(column).as_ref())
-                        .collect::<Vec<_>>(),
-                )
+                concat(&single.iter().map(|batch| batch.column(column).as_ref()).collect::<Vec<_>>())
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| Error::bug("join rows read one by one").because(error))?;
@@ -215,16 +185,8 @@ impl PartReader {
     }
 
     fn projected(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let arrays = self
-            .places
-            .iter()
-            .map(|place| Arc::clone(batch.column(*place)))
-            .collect();
-        let fields: Vec<_> = self
-            .places
-            .iter()
-            .map(|place| batch.schema().field(*place).clone())
-            .collect();
+        let arrays = self.places.iter().map(|place| Arc::clone(batch.column(*place))).collect();
+        let fields: Vec<_> = self.places.iter().map(|place| batch.schema().field(*place).clone()).collect();
         batch_of(&Schema::new(fields), arrays, batch.num_rows())
     }
 
@@ -243,21 +205,14 @@ fn is_utf8_error(error: &ParquetError) -> bool {
 
 /// A row of nulls.
 fn null_row(schema: &Schema) -> Result<RecordBatch> {
-    let columns = schema
-        .fields()
-        .iter()
-        .map(|field| new_null_array(field.data_type(), 1))
-        .collect();
+    let columns = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
     batch_of(schema, columns, 1)
 }
 
 /// A batch whose columns may all hold nulls.
 fn batch_of(schema: &Schema, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
-    let fields: Vec<Field> = schema
-        .fields()
-        .iter()
-        .map(|field| field.as_ref().clone().with_nullable(true))
-        .collect();
+    let fields: Vec<Field> =
+        schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
         .map_err(|error| Error::bug("put a batch together").because(error))
@@ -295,19 +250,13 @@ fn columns_reader(
     roots: &[usize],
     batch_rows: usize,
 ) -> parquet::errors::Result<ParquetRecordBatchReader> {
-    let mask = ProjectionMask::roots(
-        file.metadata().file_metadata().schema_descr(),
-        roots.iter().copied(),
-    );
+    let mask = ProjectionMask::roots(file.metadata().file_metadata().schema_descr(), roots.iter().copied());
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file.file().clone(), file.arrow.clone())
         .with_row_groups(vec![part.unit as usize])
         .with_projection(mask)
         .with_batch_size(batch_rows);
     let before = usize::try_from(part.rows.start).unwrap_or(usize::MAX);
-    let selection = vec![
-        RowSelector::skip(before),
-        RowSelector::select(range_len(&part.rows)),
-    ];
+    let selection = vec![RowSelector::skip(before), RowSelector::select(range_len(&part.rows))];
     builder.with_row_selection(RowSelection::from(selection)).build()
 }
 
@@ -320,10 +269,7 @@ fn list_reader(
     let group = file.row_group(part.unit);
     let rows = usize::try_from(group.num_rows()).unwrap_or(usize::MAX);
     let whole = part.rows.start == 0 && part.rows.end == group.num_rows().cast_unsigned();
-    let index = file
-        .metadata()
-        .page_index()
-        .filter(|index| !whole && index.has_offset_indexes());
+    let index = file.metadata().page_index().filter(|index| !whole && index.has_offset_indexes());
     let pages = index.and_then(|index| index.offset_index(part.unit as usize, leaf));
     let pages = pages.map(|index| index.page_locations().clone());
     let reader = SerializedPageReader::new(Arc::new(file.file().clone()), group.column(leaf), rows, pages)?;

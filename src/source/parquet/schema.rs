@@ -15,15 +15,9 @@ use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 /// The same metadata with top-level text columns turned into byte columns.
 pub(super) fn without_text(metadata: ParquetMetaData) -> Result<ParquetMetaData> {
     let file = metadata.file_metadata();
-    let fields: Result<Vec<TypePtr>> = file
-        .schema()
-        .get_fields()
-        .iter()
-        .map(|field| field_without_text(field))
-        .collect();
-    let root = Type::group_type_builder(file.schema().name())
-        .with_fields(fields?)
-        .build()?;
+    let fields: Result<Vec<TypePtr>> =
+        file.schema().get_fields().iter().map(|field| field_without_text(field)).collect();
+    let root = Type::group_type_builder(file.schema().name()).with_fields(fields?).build()?;
     let schema = Arc::new(SchemaDescriptor::new(Arc::new(root)));
     let file = FileMetaData::new(
         file.version(),
@@ -35,10 +29,7 @@ pub(super) fn without_text(metadata: ParquetMetaData) -> Result<ParquetMetaData>
     );
     let row_groups = metadata.row_groups().to_vec();
     let page_index = metadata.page_index().cloned();
-    Ok(ParquetMetaDataBuilder::new(file)
-        .set_row_groups(row_groups)
-        .set_page_index(page_index)
-        .build())
+    Ok(ParquetMetaDataBuilder::new(file).set_row_groups(row_groups).set_page_index(page_index).build())
 }
 
 fn field_without_text(field: &TypePtr) -> Result<TypePtr> {
@@ -56,12 +47,11 @@ fn field_without_text(field: &TypePtr) -> Result<TypePtr> {
 /// Whether a field is annotated as text of some kind.
 pub(super) fn is_text(field: &Type) -> bool {
     let info = field.get_basic_info();
-    let text = matches!(
-        info.logical_type_ref(),
-        Some(LogicalType::String | LogicalType::Json | LogicalType::Enum)
-    ) || matches!(
-        info.converted_type(),
-        ConvertedType::UTF8 | ConvertedType::JSON | ConvertedType::ENUM
-    );
+    let text =
+        matches!(info.logical_type_ref(), Some(LogicalType::String | LogicalType::Json | LogicalType::Enum))
+            || matches!(
+                info.converted_type(),
+                ConvertedType::UTF8 | ConvertedType::JSON | ConvertedType::ENUM
+            );
     field.is_primitive() && field.get_physical_type() == Physical::BYTE_ARRAY && text
 }
