@@ -8,7 +8,7 @@ use vecload::partition::{FieldSource, Partitioner, Partitions};
 
 fn encode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("encode");
-    for dim in [128, 384, 768, 1536] {
+    for dim in [128usize, 384, 768, 1536] {
         let rows = 1 << 18 >> dim.ilog2();
         let (batcher, batch) = rows::source_batch(rows, dim, 100);
         let chunk = batcher.accept(batch).expect("good rows");
@@ -24,7 +24,7 @@ fn encode(criterion: &mut Criterion) {
                 ],
                 half,
             };
-            let shares = partitioner.split(&chunk);
+            let shares = partitioner.split(&chunk, &(0..chunk.source_rows as u32));
             let ids = vec![IdRange { first: 1, last: rows as i64 }];
             let once = partitioner.encode(&chunk, &shares[0], ids.clone()).expect("encodes");
             assert_eq!(once.tuples.len(), shares[0].bytes, "the planned size");

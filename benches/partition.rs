@@ -16,7 +16,7 @@ fn partition(criterion: &mut Criterion) {
         let chunk = batcher.accept(batch).expect("good rows");
         let partitioner =
             Partitioner { partitions: Partitions::even(count), fields: fields.clone(), half: false };
-        let split = || partitioner.split(&chunk);
+        let split = || partitioner.split(&chunk, &(0..chunk.source_rows as u32));
         let rows: usize = split().iter().map(|share| share.rows.len()).sum();
         assert_eq!(rows, ROWS, "every row has its partition");
         group.bench_function(BenchmarkId::new("split", count), |bencher| bencher.iter(split));

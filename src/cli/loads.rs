@@ -7,7 +7,7 @@ use super::printer::{grouped, shown_seconds};
 use super::rejected_rows;
 use super::server::Context;
 use crate::error::Result;
-use crate::ledger::{self, history};
+use crate::ledger::{self, history, undo};
 use crate::postgres::Session;
 
 /// Runs the command.
@@ -20,7 +20,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: LoadsArguments) -> Res
         Some(LoadsCommand::Show { id }) => show(context, &session, id).await?,
         Some(LoadsCommand::Rejects { id, rows }) => rejects(context, &session, id, rows).await?,
         Some(LoadsCommand::Undo { id }) => {
-            let undone = history::undo(&mut session, id).await?;
+            let undone = undo::undo(&mut session, id).await?;
             match context.printer.is_json() {
                 true => context
                     .printer
@@ -38,7 +38,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: LoadsArguments) -> Res
             }
         }
         Some(LoadsCommand::Forget { id }) => {
-            history::forget(&mut session, id).await?;
+            undo::forget(&mut session, id).await?;
             match context.printer.is_json() {
                 true => context.printer.json(&json!({ "load": id }))?,
                 false => context.printer.answer(&format!("load {id} is forgotten; its rows stay"))?,

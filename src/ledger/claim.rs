@@ -8,12 +8,12 @@ use tokio_postgres::{Client, Row, Transaction};
 
 use super::blocks::Run;
 use super::coverage::{Coverage, CoveredSlice};
+use super::known::{choose, full_hashes, known_sources, same_content, unchanged_since_interrupted};
 use super::{ALIVE_LOCK, START_LOCK};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Target;
 use crate::postgres::pg_error;
-use crate::source::fingerprint::{Fingerprint, full_hash};
-use crate::source::parquet::PositionedFile;
+use crate::source::fingerprint::Fingerprint;
 
 /// A killed run's lock goes when the server notices that its client is gone, which on one machine takes
 /// milliseconds; only then is the holder called alive.
@@ -58,8 +58,6 @@ pub struct ClaimedSource {
     pub is_complete: bool,
     /// What earlier runs have committed.
     pub coverage: Coverage,
-    /// Rejects by reason class, of earlier runs.
-    pub load_id: i64,
 }
 
 /// The outcome of a claim.
@@ -79,16 +77,6 @@ pub struct Claim {
     pub sources: Vec<ClaimedSource>,
 }
 
-struct Known {
-    source_id: i64,
-    occurrence: i32,
-    state: String,
-    recipe: serde_json::Value,
-    modified_nanos: i64,
-    full_hash: Option<String>,
-    load_id: i64,
-}
-
 enum Choice {
     Known { source_id: i64, load_id: i64, is_complete: bool },
     New { occurrence: i32 },
@@ -98,113 +86,120 @@ enum Choice {
 /// that shows that the run is alive.
 pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest) -> Result<Claim> {
     let failed = |error| pg_error("claim the sources in the ledger", error);
-    let target_key = target.oid.cast_signed();
+    let hashes = full_hashes(client, target, &request.sources).await?;
     let transaction = client.transaction().await.map_err(failed)?;
     let start = "select pg_advisory_xact_lock($1, $2)";
-    transaction.execute(start, &[&START_LOCK, &target_key]).await.map_err(failed)?;
+    transaction.execute(start, &[&START_LOCK, &target.oid.cast_signed()]).await.map_err(failed)?;
 
-    let mut choices = Vec::with_capacity(request.sources.len());
-    let mut taken = BTreeSet::new();
-    let mut new_occurrences: HashMap<&str, i32> = HashMap::new();
-    for source in &request.sources {
-        let known = known_sources(&transaction, target, source).await?;
-        let highest = known.iter().map(|known| known.occurrence).max().unwrap_or(-1);
-        let chosen = match choose(source, &known, &taken, request.again, target)? {
-            Some(known) => {
-                same_content(&transaction, source, known, target).await?;
-                taken.insert(known.source_id);
-                Choice::Known {
-                    source_id: known.source_id,
-                    load_id: known.load_id,
-                    is_complete: known.state == "complete",
-                }
-            }
-            None => {
-                if !request.again {
-                    unchanged_since_interrupted(&transaction, source, target).await?;
-                }
-                let next = new_occurrences.entry(&source.fingerprint.content).or_insert(highest + 1);
-                let occurrence = *next;
-                *next += 1;
-                Choice::New { occurrence }
-            }
-        };
-        choices.push(chosen);
-    }
-
-    let open_loads: BTreeSet<i64> = choices
-        .iter()
-        .filter_map(|choice| match choice {
-            Choice::Known { load_id, is_complete: false, .. } => Some(*load_id),
-            _ => None,
-        })
-        .collect();
-    let all_complete = choices.iter().all(|choice| matches!(choice, Choice::Known { is_complete: true, .. }));
-    for load_id in &open_loads {
+    let choices = choose_all(&transaction, target, request, &hashes).await?;
+    let unfinished = unfinished_loads(&transaction, &choices).await?;
+    for load_id in &unfinished {
         take_over(&transaction, *load_id).await?;
     }
-
-    let chosen_ids: BTreeSet<i64> = taken.clone();
-    let resumed = resumable(&transaction, &open_loads, &chosen_ids, &choices).await?;
-    let (mut claim, run) = match (all_complete, resumed) {
-        (true, _) => {
-            let load_id = match choices.first() {
-                Some(Choice::Known { load_id, .. }) => *load_id,
-                _ => 0,
-            };
-            (Claim { load_id, ..Claim::nothing() }, None)
-        }
-        (false, resumed) => {
-            let row = match resumed {
-                Some(load_id) => resume(&transaction, load_id).await?,
-                None => insert_load(&transaction, target, request).await?,
-            };
-            let run = Run {
-                load_id: row.get("load_id"),
-                run: row.get("runs"),
-                token: row.get("token"),
-                target: target.oid,
-                relfilenode: target.relfilenode,
-            };
-            let claim = Claim {
-                load_id: run.load_id,
-                resumed: resumed.is_some(),
-                index_plan: row.get("index_plan"),
-                dropped_indexes: row.get("dropped_indexes"),
-                ..Claim::nothing()
-            };
-            (claim, Some(run))
-        }
-    };
-    let mut source_ids = Vec::with_capacity(choices.len());
-    for (source, choice) in request.sources.iter().zip(&choices) {
-        let (source_id, is_complete, load_id) = match choice {
-            Choice::Known { source_id, is_complete, load_id } => (*source_id, *is_complete, *load_id),
-            Choice::New { occurrence } => (
-                insert_source(&transaction, target, source, *occurrence, claim.load_id).await?,
-                false,
-                claim.load_id,
-            ),
+    let mut claim = Claim::nothing();
+    if unfinished.is_empty() && choices.iter().all(Choice::is_complete) {
+        claim.load_id = choices.first().and_then(Choice::load_id).unwrap_or(0);
+    } else {
+        let resumed = resumable(&transaction, &unfinished, &choices).await?;
+        let row = match resumed {
+            Some(load_id) => resume(&transaction, load_id).await?,
+            None => insert_load(&transaction, target, request, &unfinished).await?,
         };
-        let load_id = if is_complete { load_id } else { claim.load_id };
-        source_ids.push(source_id);
-        claim.sources.push(ClaimedSource { source_id, is_complete, coverage: Coverage::default(), load_id });
+        claim.run = Some(Run {
+            load_id: row.get("load_id"),
+            run: row.get("runs"),
+            token: row.get("token"),
+            target: target.oid,
+            relfilenode: target.relfilenode,
+        });
+        claim.load_id = row.get("load_id");
+        claim.resumed = resumed.is_some();
+        claim.index_plan = row.get("index_plan");
+        claim.dropped_indexes = row.get("dropped_indexes");
     }
-    transaction
-        .execute(
-            "update vecload_ledger.sources set load_id = $1 where source_id = any($2) and state = 'open'",
-            &[&claim.load_id, &source_ids],
-        )
-        .await
-        .map_err(failed)?;
-    if let Some(run) = &run {
+    for (source, choice) in request.sources.iter().zip(&choices) {
+        let source_id = match choice {
+            Choice::Known { source_id, .. } => *source_id,
+            Choice::New { occurrence } => {
+                insert_source(&transaction, target, source, *occurrence, claim.load_id).await?
+            }
+        };
+        let is_complete = choice.is_complete();
+        claim.sources.push(ClaimedSource { source_id, is_complete, coverage: Coverage::default() });
+    }
+    if let Some(run) = &claim.run {
+        let source_ids: Vec<i64> = claim.sources.iter().map(|source| source.source_id).collect();
+        let holder =
+            "update vecload_ledger.sources set load_id = $1 where source_id = any($2) and state = 'open'";
+        transaction.execute(holder, &[&run.load_id, &source_ids]).await.map_err(failed)?;
         let alive = "select pg_advisory_lock($1, $2)";
         transaction.execute(alive, &[&ALIVE_LOCK, &(run.load_id as i32)]).await.map_err(failed)?;
     }
     transaction.commit().await.map_err(failed)?;
-    claim.run = run;
     read_coverage(client, &mut claim.sources).await?;
     Ok(claim)
+}
+
+/// Finds for each named source the known one that it continues.
+async fn choose_all(
+    transaction: &Transaction<'_>,
+    target: &Target,
+    request: &ClaimRequest,
+    hashes: &HashMap<PathBuf, String>,
+) -> Result<Vec<Choice>> {
+    let mut choices = Vec::with_capacity(request.sources.len());
+    let mut taken = BTreeSet::new();
+    let mut new_occurrences: HashMap<&str, i32> = HashMap::new();
+    for source in &request.sources {
+        let known = known_sources(transaction, target, source).await?;
+        if let Some(known) = choose(source, &known, &taken, request.again, target)? {
+            same_content(transaction, source, known, target, hashes).await?;
+            taken.insert(known.source_id);
+            choices.push(Choice::Known {
+                source_id: known.source_id,
+                load_id: known.load_id,
+                is_complete: known.state == "complete",
+            });
+            continue;
+        }
+        if !request.again {
+            unchanged_since_interrupted(transaction, source, target).await?;
+        }
+        let highest = known.iter().map(|known| known.occurrence).max().unwrap_or(-1);
+        let next = new_occurrences.entry(&source.fingerprint.content).or_insert(highest + 1);
+        choices.push(Choice::New { occurrence: *next });
+        *next += 1;
+    }
+    Ok(choices)
+}
+
+impl Choice {
+    fn is_complete(&self) -> bool {
+        matches!(self, Self::Known { is_complete: true, .. })
+    }
+
+    fn load_id(&self) -> Option<i64> {
+        match self {
+            Self::Known { load_id, .. } => Some(*load_id),
+            Self::New { .. } => None,
+        }
+    }
+}
+
+/// Loads that hold an open source of these, or whose rows are in and whose indexes may not be.
+async fn unfinished_loads(transaction: &Transaction<'_>, choices: &[Choice]) -> Result<BTreeSet<i64>> {
+    let mut loads: BTreeSet<i64> =
+        choices.iter().filter(|choice| !choice.is_complete()).filter_map(Choice::load_id).collect();
+    let complete: Vec<i64> =
+        choices.iter().filter(|choice| choice.is_complete()).filter_map(Choice::load_id).collect();
+    let cut_off = "select load_id from vecload_ledger.loads
+        where load_id = any($1) and (state = 'running' or dropped_indexes <> '{}'
+                or state in ('failed', 'interrupted') and index_plan in ('defer', 'rebuild'))
+            and not exists (select 1 from vecload_ledger.sources s where s.load_id = loads.load_id and s.state = 'open')";
+    let rows = transaction.query(cut_off, &[&complete]).await;
+    let rows = rows.map_err(|error| pg_error("look up unfinished loads", error))?;
+    loads.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
+    Ok(loads)
 }
 
 impl Claim {
@@ -218,130 +213,6 @@ impl Claim {
             sources: Vec::new(),
         }
     }
-}
-
-async fn known_sources(
-    transaction: &Transaction<'_>,
-    target: &Target,
-    source: &NamedSource,
-) -> Result<Vec<Known>> {
-    let rows = transaction
-        .query(
-            "select source_id, occurrence, state, recipe, modified_nanos, full_hash, load_id from vecload_ledger.sources
-             where target = $1 and fingerprint = $2 order by occurrence",
-            &[&target.oid, &source.fingerprint.content],
-        )
-        .await
-        .map_err(|error| pg_error("look up sources in the ledger", error))?;
-    let known = |row: &Row| Known {
-        source_id: row.get("source_id"),
-        occurrence: row.get("occurrence"),
-        state: row.get("state"),
-        recipe: row.get("recipe"),
-        modified_nanos: row.get("modified_nanos"),
-        full_hash: row.get("full_hash"),
-        load_id: row.get("load_id"),
-    };
-    Ok(rows.iter().map(known).collect())
-}
-
-/// The known source that a named one continues, if any.
-fn choose<'a>(
-    source: &NamedSource,
-    known: &'a [Known],
-    taken: &BTreeSet<i64>,
-    again: bool,
-    target: &Target,
-) -> Result<Option<&'a Known>> {
-    let mut free = known.iter().filter(|known| !taken.contains(&known.source_id));
-    if again {
-        // An interrupted `--again` goes on instead of starting one more.
-        return Ok(free.find(|known| known.state == "open" && known.recipe == source.recipe));
-    }
-    let Some(first) = free.next() else { return Ok(None) };
-    if first.recipe != source.recipe {
-        return Err(Error::refused(format!(
-            "{} was loaded into {} by load {} with another recipe: then {}, now {}",
-            source.path.display(),
-            target.name,
-            first.load_id,
-            first.recipe,
-            source.recipe
-        ))
-        .hint("give the same --map and --set as then, or --again to load its rows once more with these"));
-    }
-    Ok(Some(first))
-}
-
-/// Same fingerprint and another modification time: the full hash decides, where there is one.
-async fn same_content(
-    transaction: &Transaction<'_>,
-    source: &NamedSource,
-    known: &Known,
-    target: &Target,
-) -> Result<()> {
-    if known.modified_nanos == source.fingerprint.modified_nanos {
-        return Ok(());
-    }
-    let path = source.path.clone();
-    let Some(stored) = &known.full_hash else {
-        return Err(changed(source, known.load_id, target, "its modification time changed"));
-    };
-    let hash =
-        tokio::task::spawn_blocking(move || PositionedFile::open(&path).and_then(|file| full_hash(&file)));
-    let hash = hash.await.map_err(|error| Error::bug("hash a source").because(error))??;
-    if hash != *stored {
-        return Err(Error::refused(format!(
-            "{} looks like the file that load {} loaded into {} and differs from it in some bytes",
-            source.path.display(),
-            known.load_id,
-            target.name
-        ))
-        .hint(format!(
-            "to load it besides: --again; to replace what was loaded: vecload loads undo {}, then load",
-            known.load_id
-        )));
-    }
-    transaction
-        .execute(
-            "update vecload_ledger.sources set modified_nanos = $2 where source_id = $1",
-            &[&known.source_id, &source.fingerprint.modified_nanos],
-        )
-        .await
-        .map(|_| ())
-        .map_err(|error| pg_error("update a source in the ledger", error))
-}
-
-/// Refuses a file that changed while a load of it was unfinished: half old rows, half new ones help nobody.
-async fn unchanged_since_interrupted(
-    transaction: &Transaction<'_>,
-    source: &NamedSource,
-    target: &Target,
-) -> Result<()> {
-    let name = absolute_name(&source.path);
-    let row = transaction
-        .query_opt(
-            "select load_id from vecload_ledger.sources where target = $1 and name = $2 and state = 'open' limit 1",
-            &[&target.oid, &name],
-        )
-        .await
-        .map_err(|error| pg_error("look up sources in the ledger", error))?;
-    match row {
-        Some(row) => Err(changed(source, row.get(0), target, "its content changed")),
-        None => Ok(()),
-    }
-}
-
-fn changed(source: &NamedSource, load_id: i64, target: &Target, how: &str) -> Error {
-    Error::refused(format!(
-        "{} is partly loaded into {} (load {load_id}), and {how} since",
-        source.path.display(),
-        target.name
-    ))
-    .hint(format!(
-        "put the old file back (with its time: cp -p) and run again; or take the part back: vecload loads undo \
-         {load_id}; or keep the part and forget it: vecload loads forget {load_id}; or load all of the file besides: --again"
-    ))
 }
 
 /// Turns away the run that held a load: refused if it is alive, else fenced off.
@@ -387,23 +258,23 @@ async fn held(transaction: &Transaction<'_>, load_id: i64) -> Result<Error> {
     .hint("wait until it ends, or stop it (Ctrl-C or kill), then run this command again"))
 }
 
-/// The one unfinished load whose sources are exactly the ones to be worked on.
+/// The one unfinished load, if its open sources are all named and nothing else is to be loaded.
 async fn resumable(
     transaction: &Transaction<'_>,
-    open_loads: &BTreeSet<i64>,
-    chosen: &BTreeSet<i64>,
+    unfinished: &BTreeSet<i64>,
     choices: &[Choice],
 ) -> Result<Option<i64>> {
-    let only = match (open_loads.len(), open_loads.first()) {
+    let only = match (unfinished.len(), unfinished.first()) {
         (1, Some(only)) if !choices.iter().any(|choice| matches!(choice, Choice::New { .. })) => *only,
         _ => return Ok(None),
     };
-    let rows = transaction
-        .query("select source_id from vecload_ledger.sources where load_id = $1 and state = 'open'", &[&only])
-        .await
-        .map_err(|error| pg_error("look up a load's sources", error))?;
-    let all_named = rows.iter().all(|row| chosen.contains(&row.get(0)));
-    Ok(all_named.then_some(only))
+    let open = "select source_id from vecload_ledger.sources where load_id = $1 and state = 'open'";
+    let rows = transaction.query(open, &[&only]).await;
+    let rows = rows.map_err(|error| pg_error("look up a load's sources", error))?;
+    let named = |id: i64| {
+        choices.iter().any(|choice| matches!(choice, Choice::Known { source_id, .. } if *source_id == id))
+    };
+    Ok(rows.iter().all(|row| named(row.get(0))).then_some(only))
 }
 
 async fn resume(transaction: &Transaction<'_>, load_id: i64) -> Result<Row> {
@@ -418,11 +289,22 @@ async fn resume(transaction: &Transaction<'_>, load_id: i64) -> Result<Row> {
         .map_err(|error| pg_error(format!("resume load {load_id}"), error))
 }
 
-async fn insert_load(transaction: &Transaction<'_>, target: &Target, request: &ClaimRequest) -> Result<Row> {
+/// A new load; it inherits what unfinished loads owe the table's indexes.
+async fn insert_load(
+    transaction: &Transaction<'_>,
+    target: &Target,
+    request: &ClaimRequest,
+    unfinished: &BTreeSet<i64>,
+) -> Result<Row> {
+    let unfinished: Vec<i64> = unfinished.iter().copied().collect();
     transaction
         .query_one(
-            "insert into vecload_ledger.loads (name, target, target_name, state, token, host, process_id, version, index_plan)
-             values ($1, $2, $3, 'running', 1, $4, $5, $6, $7)
+            "with owed as (select * from vecload_ledger.loads where load_id = any($8))
+             insert into vecload_ledger.loads
+                 (name, target, target_name, state, token, host, process_id, version, index_plan, dropped_indexes)
+             select $1, $2, $3, 'running', 1, $4, $5, $6,
+                 case when exists (select from owed where index_plan = 'defer') then 'defer' else $7 end,
+                 array(select distinct d from owed, unnest(dropped_indexes) d)
              returning load_id, runs, token, index_plan, dropped_indexes",
             &[
                 &request.name,
@@ -432,6 +314,7 @@ async fn insert_load(transaction: &Transaction<'_>, target: &Target, request: &C
                 &process(),
                 &env!("CARGO_PKG_VERSION"),
                 &request.index_plan,
+                &unfinished,
             ],
         )
         .await
@@ -509,7 +392,7 @@ async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result
 }
 
 /// The path that names a source in the ledger: absolute, so that it means the same from everywhere.
-fn absolute_name(path: &std::path::Path) -> String {
+pub(super) fn absolute_name(path: &std::path::Path) -> String {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf()).display().to_string()
 }
 

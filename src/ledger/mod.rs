@@ -9,8 +9,10 @@ pub mod claim;
 pub mod coverage;
 pub mod generations;
 pub mod history;
+mod known;
 pub mod rejects;
 pub mod settle;
+pub mod undo;
 
 use tokio_postgres::Client;
 
@@ -64,7 +66,7 @@ async fn migrate(client: &mut Client) -> Result<()> {
 }
 
 fn newest() -> Result<i32> {
-    Ok(migrations()?.iter().map(|migration| migration.version() as i32).max().unwrap_or(0))
+    Ok(migrations()?.iter().map(|migration| migration.version()).max().unwrap_or(0))
 }
 
 /// Version of the ledger's schema, if there is one.

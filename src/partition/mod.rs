@@ -6,6 +6,8 @@
 pub mod hash;
 mod open_blocks;
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 pub use open_blocks::{HeldBlock, OpenBlocks};
@@ -74,6 +76,8 @@ pub struct Partitioner {
 pub struct Share {
     /// The partition.
     pub partition: usize,
+    /// Rows of the batch that were looked at: with the partition's hashes, what the segment describes.
+    pub piece: Range<u32>,
     /// Its rows, ordered by channel.
     pub rows: Vec<AcceptedRow>,
     /// Bytes of the encoded segment, exactly.
@@ -81,10 +85,28 @@ pub struct Share {
 }
 
 impl Partitioner {
-    /// Splits a batch's rows among the partitions and computes what each share will need.
-    pub fn split(&self, batch: &ChunkBatch) -> Vec<Share> {
-        let mut by_partition: Vec<Vec<AcceptedRow>> = vec![Vec::new(); self.partitions.count()];
+    /// Cuts a batch into row ranges whose tuples take at most `bytes_max`, a single row excepted: rows are of
+    /// any length, and memory for segments is asked for piece by piece.
+    pub fn pieces(&self, batch: &ChunkBatch, bytes_max: usize) -> Vec<Range<u32>> {
+        let mut pieces = Vec::new();
+        let (mut start, mut bytes) = (0, 0);
         for row in &batch.rows {
+            let tuple = self.tuple_bytes(batch, *row);
+            if bytes > 0 && bytes + tuple > bytes_max {
+                pieces.push(start..row.row);
+                (start, bytes) = (row.row, 0);
+            }
+            bytes += tuple;
+        }
+        pieces.push(start..batch.source_rows as u32);
+        pieces
+    }
+
+    /// Splits a piece of a batch among the partitions and computes what each share will need.
+    pub fn split(&self, batch: &ChunkBatch, piece: &Range<u32>) -> Vec<Share> {
+        let mut by_partition: Vec<Vec<AcceptedRow>> = vec![Vec::new(); self.partitions.count()];
+        let from = batch.rows.partition_point(|row| row.row < piece.start);
+        for row in batch.rows[from..].iter().take_while(|row| row.row < piece.end) {
             by_partition[self.partitions.of(row.channel_hash)].push(*row);
         }
         let shares = by_partition.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty());
@@ -92,7 +114,7 @@ impl Partitioner {
             .map(|(partition, mut rows)| {
                 rows.sort_by_key(|row| row.channel_hash);
                 let bytes = rows.iter().map(|row| self.tuple_bytes(batch, *row)).sum();
-                Share { partition, rows, bytes }
+                Share { partition, piece: piece.clone(), rows, bytes }
             })
             .collect()
     }
@@ -134,8 +156,8 @@ impl Partitioner {
             slice: Slice {
                 source: batch.origin.source,
                 unit: batch.origin.unit,
-                first_row: batch.origin.first_row,
-                last_row: batch.origin.first_row + batch.source_rows as u64 - 1,
+                first_row: batch.origin.first_row + u64::from(share.piece.start),
+                last_row: batch.origin.first_row + u64::from(share.piece.end) - 1,
                 hash_low,
                 hash_high,
                 rows: share.rows.len() as u64,

@@ -11,15 +11,12 @@ use crate::ledger::settle::{balance, complete_source, finish_load};
 use crate::postgres::catalog::Target;
 use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
 use crate::route::Endpoint;
-use crate::source::fingerprint::full_hash;
+use crate::source::fingerprint::{Fingerprint, full_hash};
 use crate::source::parquet::PositionedFile;
 
 /// Marks sources as complete whose rows are all committed or recorded, and fails if rows are missing
 /// without reason.
 pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
-    if load.claim.run.is_none() {
-        return Ok(());
-    }
     let ids = load.source_ids();
     let (balances, _) = balance(&load.control, &ids, None).await?;
     let mut left = load.plan.settings.limit.unwrap_or(u64::MAX);
@@ -38,9 +35,18 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
             )));
         }
         if found_rows == rows && !claimed.is_complete {
-            let path = source.path.clone();
-            let hash =
-                blocking(move || PositionedFile::open(&path).and_then(|file| full_hash(&file))).await?;
+            let (path, planned) = (source.path.clone(), source.fingerprint.clone());
+            let hash = blocking(move || {
+                let file = PositionedFile::open(&path).map_err(|error| error.with_kind(Kind::Failed))?;
+                match Fingerprint::of(&file)? == planned {
+                    true => full_hash(&file),
+                    false => {
+                        Err(Error::failed(format!("{} changed while it was being loaded", path.display()))
+                            .hint("its rows may be of both versions: vecload loads undo takes them back"))
+                    }
+                }
+            })
+            .await?;
             complete_source(&load.control, claimed.source_id, &hash).await?;
         }
     }

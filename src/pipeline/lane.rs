@@ -1,5 +1,6 @@
 //! A lane: one thread that takes units and turns each batch into segments of the open blocks.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use crossbeam_channel::Receiver;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
-use super::counters::Counters;
+use super::counters::{Counters, Stage};
 use super::ids::IdPool;
 use super::plan::LoadPlan;
 use super::stop::Stop;
@@ -79,7 +80,9 @@ impl LaneContext {
     fn read_part(&self, file: Arc<ParquetFile>, part: UnitPart) -> Result<()> {
         let source = &self.plan.sources[part.source];
         let pages = file.page_bytes(part.unit, &source.projection)?;
-        let working = self.plan.working_bytes();
+        let row_bytes = file.decoded_row_bytes(part.unit, &source.projection)?;
+        let batch_rows = self.plan.batch_rows(row_bytes);
+        let working = self.plan.working_bytes(row_bytes);
         let needed = usize::try_from(pages.total).unwrap_or(usize::MAX).saturating_add(working);
         if needed > self.lane_memory.total() {
             return Err(Error::failed(format!(
@@ -93,13 +96,12 @@ impl LaneContext {
             ))
             .hint(format!("give --memory {}MiB or more", (needed * 2).div_ceil(1 << 20) + 1)));
         }
-        let Some(_reserved) = self.reserve(&self.lane_memory, needed, || {})? else {
+        let Some(_reserved) = self.reserve(&self.lane_memory, needed, &self.counters.read, || {})? else {
             return Ok(());
         };
         let stored = file.stored_bytes(part.unit, &source.projection);
         let rows_of_unit = source.unit_rows[part.unit as usize].max(1);
-        let mut reader =
-            PartReader::open(file, part, source.projection.clone(), self.plan.batch_rows(), self.plan.dim)?;
+        let mut reader = PartReader::open(file, part, source.projection.clone(), batch_rows, self.plan.dim)?;
         loop {
             let started = Instant::now();
             let Some(batch) = reader.next_batch()? else { break };
@@ -123,22 +125,29 @@ impl LaneContext {
         self.counters.batch.worked(chunk.source_rows as u64, 0, started.elapsed());
         self.counters.skipped.fetch_add(skipped, Ordering::Relaxed);
         self.counters.zero_vectors.fetch_add(chunk.zero_vectors, Ordering::Relaxed);
-        self.hand_over_rejects(&mut chunk)?;
+        self.hand_over_rejects(&mut chunk, skipped)?;
 
+        for piece in self.partitioner.pieces(&chunk, self.plan.piece_bytes()) {
+            self.encode(&chunk, &piece)?;
+        }
+        Ok(chunk.embeddings)
+    }
+
+    /// Encodes a piece of a batch into the open blocks.
+    fn encode(&self, chunk: &ChunkBatch, piece: &Range<u32>) -> Result<()> {
         let started = Instant::now();
-        let shares = self.partitioner.split(&chunk);
+        let shares = self.partitioner.split(chunk, piece);
+        let rows: usize = shares.iter().map(|share| share.rows.len()).sum();
         let mut ids = match &self.ids {
-            Some(pool) => pool.take(chunk.rows.len() as u64)?,
+            Some(pool) => pool.take(rows as u64)?,
             None => Vec::new(),
         };
         let mut busy = started.elapsed();
         for share in shares {
-            let Some(held) = self.reserve_for(&share)? else {
-                break;
-            };
+            let Some(held) = self.reserve_for(&share)? else { break };
             let started = Instant::now();
             let own = cut_ids(&mut ids, share.rows.len() as i64 * i64::from(self.ids.is_some()));
-            let segment = self.partitioner.encode(&chunk, &share, own)?;
+            let segment = self.partitioner.encode(chunk, &share, own)?;
             let bytes = segment.tuples.len() as u64;
             let sealed = self.open.push(share.partition, segment, held);
             self.counters.partition.worked(share.rows.len() as u64, bytes, busy + started.elapsed());
@@ -147,11 +156,12 @@ impl LaneContext {
                 self.send(block);
             }
         }
-        Ok(chunk.embeddings)
+        Ok(())
     }
 
-    fn hand_over_rejects(&self, chunk: &mut ChunkBatch) -> Result<()> {
-        let checked = chunk.source_rows as u64;
+    /// Rows that earlier runs committed or rejected are in the limit's count already.
+    fn hand_over_rejects(&self, chunk: &mut ChunkBatch, skipped: u64) -> Result<()> {
+        let checked = chunk.source_rows as u64 - skipped;
         if chunk.rejects.is_empty() {
             return self.limit.note(checked, 0, String::new);
         }
@@ -164,7 +174,7 @@ impl LaneContext {
             source: chunk.origin.source,
             unit: chunk.origin.unit,
             first_row: chunk.origin.first_row,
-            last_row: chunk.origin.first_row + checked - 1,
+            last_row: chunk.origin.first_row + chunk.source_rows as u64 - 1,
             rejects,
         };
         // Recorded first: the reject that stops a load is kept too.
@@ -204,7 +214,7 @@ impl LaneContext {
         if let Some(held) = self.block_memory.try_reserve(share.bytes) {
             return Ok(Some(held));
         }
-        self.reserve(&self.block_memory, share.bytes, || {
+        self.reserve(&self.block_memory, share.bytes, &self.counters.partition, || {
             if let Some(block) = self.open.take_fullest() {
                 self.send(block);
             }
@@ -212,7 +222,13 @@ impl LaneContext {
     }
 
     /// Waits for memory; `make_room` is called before each wait. `None` when the load is stopping.
-    fn reserve(&self, budget: &Budget, bytes: usize, make_room: impl Fn()) -> Result<Option<Reservation>> {
+    fn reserve(
+        &self,
+        budget: &Budget,
+        bytes: usize,
+        stage: &Stage,
+        make_room: impl Fn(),
+    ) -> Result<Option<Reservation>> {
         let started = Instant::now();
         let outcome = loop {
             make_room();
@@ -231,7 +247,7 @@ impl LaneContext {
                 Err(_elapsed) => {}
             }
         };
-        self.counters.partition.waited(started.elapsed());
+        stage.waited(started.elapsed());
         outcome
     }
 

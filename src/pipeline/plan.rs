@@ -13,7 +13,6 @@ use crate::source::parquet::Projection;
 /// Elements of a batch, in bytes: small enough for a core's cache to hold a batch between its stages, large
 /// enough to amortise a call into each column's reader (`benches/read.rs`).
 const BATCH_BYTES: usize = 1 << 20;
-const BATCH_ROWS_MIN: usize = 32;
 const BATCH_ROWS_MAX: usize = 4096;
 
 /// A block is sealed at this size, if memory allows: large enough to amortise a commit, small enough that
@@ -134,15 +133,20 @@ pub struct LoadPlan {
 }
 
 impl LoadPlan {
-    /// Rows per batch.
-    pub fn batch_rows(&self) -> usize {
-        (BATCH_BYTES / (self.dim * 4)).clamp(BATCH_ROWS_MIN, BATCH_ROWS_MAX)
+    /// Rows per batch, where a row's other columns take about `row_bytes` decoded.
+    pub fn batch_rows(&self, row_bytes: usize) -> usize {
+        (BATCH_BYTES / (self.dim * 4).max(row_bytes).max(1)).clamp(1, BATCH_ROWS_MAX)
     }
 
     /// Memory a lane works in besides its pages: the embeddings (in 4 and, for `f64` sources, 8 bytes), two
-    /// levels of 2 bytes an element, and the other columns.
-    pub fn working_bytes(&self) -> usize {
-        self.batch_rows() * self.dim * 16 + BATCH_BYTES
+    /// levels of 2 bytes an element, and the other columns as they are read and as they are converted.
+    pub fn working_bytes(&self, row_bytes: usize) -> usize {
+        self.batch_rows(row_bytes) * (self.dim * 16 + row_bytes * 2) + BATCH_BYTES
+    }
+
+    /// Encoded rows for which memory is asked for at once.
+    pub fn piece_bytes(&self) -> usize {
+        self.block_bytes() / 2
     }
 
     /// Memory for pages and batches, of all lanes together.

@@ -110,7 +110,10 @@ impl Target {
         let failed = |error| pg_error(format!("look up table {name}"), error);
         let row = client
             .query_opt(
-                "select c.oid, pg_relation_filenode(c.oid) as relfilenode, c.relkind::text as kind, n.nspname, c.relname,
+                "select c.oid, coalesce(pg_relation_filenode(c.oid), (
+                            select (hashtext(string_agg(pg_relation_filenode(p.relid)::text, ',' order by p.relid))::bigint
+                                & 2147483647)::oid
+                            from pg_partition_tree(c.oid) p where p.isleaf)) as relfilenode, c.relkind::text as kind, n.nspname, c.relname,
                         has_table_privilege(c.oid, 'insert') as may_insert,
                         has_table_privilege(c.oid, 'select') as may_select,
                         exists (select from pg_constraint where conrelid = c.oid and condeferrable) as has_deferrable
@@ -145,7 +148,7 @@ impl Target {
         let is_empty: bool = client.query_one(&empty, &[]).await.map_err(failed)?.get(0);
         Ok(Some(Self {
             oid,
-            // A partitioned table has no storage of its own.
+            // A partitioned table has none of its own: its partitions' together. It may have no partition yet.
             relfilenode: row.get::<_, Option<u32>>("relfilenode").unwrap_or(0),
             columns: columns.iter().map(column_of).collect(),
             is_empty,

@@ -42,6 +42,12 @@ pub struct Committed {
 impl Writer {
     /// Prepares a session for an endpoint.
     pub async fn prepare(session: Session, endpoint: Endpoint, ledger: BlockLedger) -> Result<Self> {
+        // A role or database may have switched it off; what is reported as loaded must survive a crash.
+        let durable = "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'";
+        session
+            .query(durable, &[])
+            .await
+            .map_err(|error| session.error("set up a writer's session", error))?;
         let copy = session.prepare(&endpoint.copy_sql).await;
         let copy =
             copy.map_err(|error| session.error(format!("prepare COPY into {}", endpoint.table), error))?;

@@ -66,7 +66,7 @@ fn floats_are_the_servers_with_nan_and_infinity() {
     oracle.agrees("real", Column::of(some(all, single), |value| format!("real '{value}'")));
     let double =
         [0.0, -0.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f64::MIN_POSITIVE, 5e-324, 0.1];
-    let all = proptest::num::f64::ANY;
+    let all = any::<f64>();
     oracle.agrees("double precision", Column::of(some(all, double), |value| format!("float8 '{value}'")));
     // Rounded once, and refused beyond. (What is too small for `real` becomes 0, where the server refuses it.)
     let ends = [

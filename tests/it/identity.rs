@@ -224,7 +224,16 @@ fn rows_truncated_behind_the_ledgers_back_are_missed() {
     // A rewrite that keeps the rows is no loss.
     case.db.run("vacuum full chunks");
     case.load(&path).run().exits(0).state("already_loaded");
-    // Neither is a DELETE: that is the user's right.
+}
+
+#[test]
+fn a_delete_is_the_users_right() {
+    let case = case();
+    let path = case.write(&Rows::new(2_000, 16), "rows.parquet");
+    case.load(&path).run().exits(0);
     case.db.run("delete from chunks where content like '000000007%'");
     case.load(&path).run().exits(0).state("already_loaded");
+    case.db.run("delete from chunks");
+    case.load(&path).run().exits(0).state("already_loaded");
+    assert_eq!(case.db.count("chunks"), 0);
 }

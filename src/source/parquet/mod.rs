@@ -164,6 +164,25 @@ impl ParquetFile {
         Ok(bytes)
     }
 
+    /// Bytes that a row's columns take once decoded, on average; the embedding counts only where it is no
+    /// list of floats, whose size is known.
+    pub fn decoded_row_bytes(&self, row_group: u32, projection: &Projection) -> Result<usize> {
+        let group = self.row_group(row_group);
+        let rows = group.num_rows().cast_unsigned().max(1);
+        let embedding = Some(projection.embedding).filter(|column| self.float_leaf(*column).is_none());
+        let mut bytes = 0u64;
+        for column in projection.columns.iter().copied().chain(embedding) {
+            for leaf in self.leaves(column) {
+                let needs = self.survey(row_group, leaf)?;
+                // A dictionary holds each value once, and rows repeat it.
+                let repeated = needs.dictionary_bytes / needs.dictionary_values.max(1);
+                let stored = group.column(leaf).uncompressed_size().cast_unsigned() / rows;
+                bytes = bytes.saturating_add(repeated.max(stored));
+            }
+        }
+        Ok(usize::try_from(bytes).unwrap_or(usize::MAX / 64))
+    }
+
     fn survey(&self, row_group: u32, leaf: usize) -> Result<PageNeeds> {
         let known =
             self.surveys.lock().unwrap_or_else(PoisonError::into_inner).get(&(row_group, leaf)).copied();

@@ -22,6 +22,8 @@ pub(super) struct PageNeeds {
     pub uncompressed_bytes: u64,
     /// The dictionary, which stays in memory for the whole chunk.
     pub dictionary_bytes: u64,
+    /// Values of the dictionary.
+    pub dictionary_values: u64,
     /// Most values (nulls included) in a page; nested columns carry two levels of two bytes for each.
     pub values: u64,
 }
@@ -65,6 +67,7 @@ pub(super) fn survey(
         }
         if header.page_type == DICTIONARY_PAGE {
             needs.dictionary_bytes = needs.dictionary_bytes.max(header.uncompressed_bytes);
+            needs.dictionary_values = needs.dictionary_values.max(header.values);
         } else {
             values_seen += header.values;
             if values_seen > chunk_values {
