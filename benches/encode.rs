@@ -1,5 +1,7 @@
 //! Encoding checked rows to COPY's binary tuples: rows and bytes per second, by dimension.
 
+#![expect(clippy::expect_used, reason = "a benchmark that can't run ends there and then")]
+
 mod rows;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

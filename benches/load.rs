@@ -3,6 +3,9 @@
 //! Uses the embedded server in `target/bench-server` unless `VECLOAD_BENCH_URL` names another; it is left
 //! running (`vecload db stop` in `target/bench-server` ends it).
 
+#![expect(clippy::expect_used, reason = "a benchmark that can't run ends there and then")]
+#![expect(clippy::print_stdout, reason = "peak memory is no measure of criterion's; it is told beside it")]
+
 mod rows;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Checking and partitioning a batch: rows per second, by number of partitions.
 
+#![expect(clippy::expect_used, reason = "a benchmark that can't run ends there and then")]
+
 mod rows;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

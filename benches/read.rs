@@ -1,5 +1,7 @@
 //! Reading Parquet: the embedding by the typed column reader, beside Arrow's own reader for everything.
 
+#![expect(clippy::expect_used, reason = "a benchmark that can't run ends there and then")]
+
 mod rows;
 
 use std::fs::File;

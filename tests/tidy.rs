@@ -68,7 +68,7 @@ fn modules_use_only_the_modules_they_may() {
             let mutual = MUTUAL.iter().any(|(one, other, _)| [*one, *other] == [*module, used]);
             match position(used) {
                 None => {
-                    found.add("tests/tidy.rs", 1, format!("{module} uses {used}, which is not in ARROWS"))
+                    found.add("tests/tidy.rs", 1, format!("{module} uses {used}, which is not in ARROWS"));
                 }
                 Some(below) if below > index && !mutual => {
                     found.add(
@@ -362,7 +362,7 @@ fn documented_limits_are_those_of_the_code() {
         match declared {
             Some(declared) if declared == value => {}
             Some(declared) => {
-                found.add(DOCUMENT, index + 1, format!("{name} is {declared} in {file}: say so"))
+                found.add(DOCUMENT, index + 1, format!("{name} is {declared} in {file}: say so"));
             }
             None => found.add(DOCUMENT, index + 1, format!("{file} has no constant {name}: remove the row")),
         }

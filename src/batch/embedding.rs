@@ -50,9 +50,9 @@ pub fn readable(data_type: &DataType) -> bool {
         |item: &DataType| matches!(item, DataType::Float16 | DataType::Float32 | DataType::Float64);
     match data_type {
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            is_float(item.data_type()) || item.data_type().is_integer()
+            is_float(item.data_type()) || item.data_type().is_integer() || item.data_type().is_null()
         }
-        DataType::Binary | DataType::FixedSizeBinary(_) => true,
+        DataType::Binary | DataType::FixedSizeBinary(_) | DataType::Null => true,
         _ => false,
     }
 }
@@ -60,7 +60,7 @@ pub fn readable(data_type: &DataType) -> bool {
 /// Appends the embedding of a row to `out`. A column of bytes holds text as [`read_text`] takes it if
 /// `text` says so, else raw floats as [`read_bytes`] takes them.
 pub fn read_row(array: &dyn Array, row: usize, text: bool, out: &mut Vec<f32>) -> Result<(), Reason> {
-    if array.is_null(row) {
+    if array.is_null(row) || array.data_type().is_null() {
         return Err(Reason::EmbeddingNull);
     }
     match array.data_type() {
@@ -74,13 +74,13 @@ pub fn read_row(array: &dyn Array, row: usize, text: bool, out: &mut Vec<f32>) -
 }
 
 fn read_items(items: &dyn Array, out: &mut Vec<f32>) -> Result<(), Reason> {
-    if items.null_count() > 0 {
+    if items.logical_null_count() > 0 {
         return Err(Reason::EmbeddingElementNull);
     }
     match items.data_type() {
         DataType::Float32 => out.extend_from_slice(items.as_primitive::<Float32Type>().values()),
         DataType::Float16 => {
-            out.extend(items.as_primitive::<Float16Type>().values().iter().map(|v| v.to_f32()))
+            out.extend(items.as_primitive::<Float16Type>().values().iter().map(|v| v.to_f32()));
         }
         DataType::Float64 => return narrow(items.as_primitive::<Float64Type>().values(), out),
         // Quantised embeddings come as int8 or uint8; every such integer is exact in an f32.

@@ -1,7 +1,7 @@
 //! The embedding batcher: source columns mapped to target columns, every row checked.
 //!
 //! What leaves it, a [`ChunkBatch`], holds only values that the server takes; rows that it would refuse
-//! are rejects, each with the first reason found in the order of the target's columns.
+//! are rejects, each with the first reason found: in the order of the target's columns, then the embedding.
 
 pub mod cells;
 pub mod convert;
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use self::cells::Cells;
 use self::convert::{ColumnRejects, Converter};
 use self::embedding::Elements;
-use self::reject::{Reason, Reject};
+use self::reject::{Reason, Reject, excerpt};
 use crate::error::{Error, Result};
 use crate::source::{Origin, SourceBatch};
 
@@ -84,7 +84,8 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Checks and maps a batch.
+    /// Checks and maps a batch: all columns first, in COPY order, then the embedding; a row's first refusal is
+    /// its reason.
     pub fn accept(&self, batch: SourceBatch) -> Result<ChunkBatch> {
         let SourceBatch { origin, rows, embeddings, columns, unreadable } = batch;
         let mut refused: BTreeMap<usize, (String, Reason, String)> = BTreeMap::new();
@@ -98,8 +99,11 @@ impl Batcher {
                 Filling::Column(index, converter) => {
                     let array = columns.column(*index);
                     let mut rejects = ColumnRejects::new();
-                    if column.not_null && array.null_count() > 0 {
-                        let nulls = (0..rows).filter(|row| array.is_null(*row));
+                    // Logical, because a column of nulls alone has no other.
+                    if column.not_null
+                        && let Some(nulls) = array.logical_nulls()
+                    {
+                        let nulls = (0..rows).filter(|row| nulls.is_null(*row));
                         rejects.extend(nulls.map(|row| (row, Reason::Null, String::new())));
                     }
                     let converted = converter.convert(array, &mut rejects)?;
@@ -176,7 +180,7 @@ fn embedding_excerpt(values: &[f32]) -> String {
     let at = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
     let from = at.saturating_sub(2);
     let shown: Vec<String> = values[from..].iter().take(5).map(f32::to_string).collect();
-    format!("elements {} to {}: {}", from + 1, from + shown.len(), shown.join(", "))
+    excerpt(format!("elements {} to {}: {}", from + 1, from + shown.len(), shown.join(", ")).as_bytes())
 }
 
 /// Hash of an integer column's value, as Citus computes it for the shard.

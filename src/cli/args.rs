@@ -21,6 +21,7 @@ pub(super) struct Arguments {
 
 /// Options of all commands.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
 pub(super) struct Global {
     /// Database to connect to; else DATABASE_URL, the PG* variables, pipeline.toml, the embedded server
     #[arg(long, global = true, value_name = "URL")]
@@ -186,7 +187,7 @@ pub(super) enum LoadsCommand {
     Rejects {
         /// The load
         id: i64,
-        /// Write the whole rejected rows, read again from the source, to a .parquet or .csv file
+        /// Write the whole rejected rows, read again from the source, to a new .parquet or .csv file
         #[arg(long, value_name = "OUT")]
         rows: Option<PathBuf>,
     },

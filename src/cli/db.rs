@@ -18,14 +18,23 @@ pub(super) async fn run(context: &Context<'_>, arguments: DbArguments) -> Result
         DbCommand::Stop => {
             let options = context.embedded_options(None);
             let stopped = blocking(move || EmbeddedServer::stop(&options)).await?;
-            printer.say(if stopped { "stopped" } else { "it was not running" });
+            match printer.is_json() {
+                true => printer.json(&serde_json::json!({ "state": "stopped" }))?,
+                false => printer.say(if stopped { "stopped" } else { "it was not running" }),
+            }
         }
         DbCommand::Status => match running(context).await? {
             Some(server) => print_status(context, &server).await?,
             None if printer.is_json() => printer.json(&serde_json::json!({ "state": "stopped" }))?,
             None => printer.answer("not running")?,
         },
-        DbCommand::Url => printer.answer(&started(context).await?.url())?,
+        DbCommand::Url => {
+            let url = started(context).await?.url();
+            match printer.is_json() {
+                true => printer.json(&serde_json::json!({ "url": url }))?,
+                false => printer.answer(&url)?,
+            }
+        }
         DbCommand::Psql { arguments } => {
             let server = started(context).await?;
             let mut psql = server.psql_command()?;

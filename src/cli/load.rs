@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::args::LoadArguments;
-use super::printer::{Printer, grouped, shown_seconds};
+use super::printer::{Printer, counted, grouped, shown_seconds};
 use super::progress::LoadProgress;
 use super::server::{Context, Server, key_value};
 use crate::config::sizes::{parse_count, parse_size, show_size};
@@ -44,6 +44,7 @@ pub(super) async fn run_request(
         } else if result.is_ok() || report.rows.read > 0 {
             print_report(printer, report);
         }
+        print_warnings(printer, report);
     }
     result?;
     let Some(report) = report else {
@@ -167,15 +168,15 @@ fn print_report(printer: &Printer, report: &LoadReport) {
         row(
             "stages",
             format!(
-                "{} s (working + waiting, {} lanes, {} writers)",
+                "{} s (working + waiting; {}, {})",
                 stages.join(", "),
-                report.lanes,
-                report.writers
+                counted(report.lanes as u64, "lane", "lanes"),
+                counted(report.writers as u64, "writer", "writers")
             ),
         );
         // In a second nothing settles that could be told apart.
         if report.load_seconds < 1.0 {
-            return print_lines(printer, report, &lines);
+            return lines.iter().for_each(|line| printer.say(line));
         }
         row("bottleneck", report.bottleneck.into());
         let bottleneck = match report.bottleneck {
@@ -185,23 +186,21 @@ fn print_report(printer: &Printer, report: &LoadReport) {
         };
         row("to go faster", report::advice(bottleneck, report.lanes, report.writers, cores()));
     }
-    print_lines(printer, report, &lines);
+    lines.iter().for_each(|line| printer.say(line));
 }
 
-fn print_lines(printer: &Printer, report: &LoadReport, lines: &[String]) {
-    for line in lines {
-        printer.say(line);
-    }
+/// What the user should not miss, with `--json` and `-q` too.
+fn print_warnings(printer: &Printer, report: &LoadReport) {
     if report.zero_vectors > 0 {
         printer.warn(&format!(
-            "{} embeddings are all zeros: they are loaded, and an HNSW index by cosine distance leaves them out",
-            grouped(report.zero_vectors)
+            "{} all zeros: loaded, but an HNSW index by cosine distance leaves them out",
+            counted(report.zero_vectors, "embedding is", "embeddings are")
         ));
     }
     if report.rows.rejected > 0 {
         printer.warn(&format!(
-            "{} rows were rejected: vecload loads rejects {}",
-            grouped(report.rows.rejected),
+            "{} rejected: vecload loads rejects {}",
+            counted(report.rows.rejected, "row was", "rows were"),
             report.load
         ));
     }

@@ -53,7 +53,7 @@ async fn list(context: &Context<'_>, session: &Session) -> Result<()> {
     let printer = context.printer;
     let loads = history::list(session).await?;
     if printer.is_json() {
-        return printer.json(&loads);
+        return printer.json(&json!({ "loads": loads }));
     }
     if loads.is_empty() {
         printer.say("no loads yet");
@@ -120,11 +120,14 @@ async fn rejects(
         let path = out.clone();
         let written = tokio::task::spawn_blocking(move || rejected_rows::write(&path, &rejects)).await;
         written.map_err(|panic| crate::error::Error::bug("write rejected rows").because(panic))??;
+        if printer.is_json() {
+            return printer.json(&json!({ "load": id, "rows": count, "out": out }));
+        }
         printer.say(&format!("{} rejected rows written to {}", grouped(count as u64), out.display()));
         return Ok(());
     }
     if printer.is_json() {
-        return printer.json(&rejects);
+        return printer.json(&json!({ "load": id, "rejects": rejects }));
     }
     if rejects.is_empty() {
         printer.say(&format!("load {id} rejected no row"));

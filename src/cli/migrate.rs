@@ -54,9 +54,11 @@ pub(super) async fn run(context: &Context<'_>, arguments: MigrateArguments) -> R
             wanted.retain(|index| !present.iter().any(|other| index::same_index(index, other)));
             let watcher = server.connect("vecload migrate").await?;
             let progress = LoadProgress::new(printer);
-            index::build(&session, &watcher, &target, &wanted, &|name, at| progress.indexing(name, at))
-                .await?;
-            progress.indexed();
+            let built =
+                index::build(&session, &watcher, &target, &wanted, &|name, at| progress.indexing(name, at))
+                    .await;
+            progress.indexed(built.is_ok());
+            built?;
             watcher.close().await;
         }
         ledger::prepare(&mut session).await?;

@@ -39,7 +39,7 @@ impl Printer {
             ProgressMode::Auto if terminal && !dumb => ProgressStyle::Bars,
             ProgressMode::Auto | ProgressMode::Plain => ProgressStyle::Lines,
         };
-        let colour = terminal && !dumb && std::env::var_os("NO_COLOR").is_none();
+        let colour = terminal && !dumb && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self { json: global.json, quiet: global.quiet, style, colour }
     }
 
@@ -131,6 +131,11 @@ impl Printer {
 /// A count with thousands apart: 1,234,567.
 pub(super) fn grouped(count: u64) -> String {
     indicatif::HumanCount(count).to_string()
+}
+
+/// A count with its noun: 1 row, 2 rows.
+pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(count), if count == 1 { one } else { many })
 }
 
 /// Seconds for people: 0.42 s, 12.3 s, 3 m 5 s.

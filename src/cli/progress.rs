@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::printer::{Printer, ProgressStyle, grouped, shown_seconds};
 use crate::index::BuildProgress;
+use crate::pipeline::counters::Bottleneck;
 use crate::pipeline::load::{LoadView, Observer};
 
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
@@ -110,9 +111,11 @@ impl Observer for LoadProgress<'_> {
         }
     }
 
-    fn indexed(&self) {
-        if let Some(done) = lock(&self.index).take() {
-            self.finish_index(&done);
+    fn indexed(&self, complete: bool) {
+        let Some(last) = lock(&self.index).take() else { return };
+        match complete {
+            true => self.finish_index(&last),
+            false => last.bar.finish_and_clear(),
         }
     }
 }
@@ -176,7 +179,7 @@ fn glance(view: &LoadView, rates: &mut Rates) -> Glance {
         "{} rows/s  {:.1} MB/s  bottleneck: {}",
         grouped(rows_per_second.round() as u64),
         bytes_per_second / 1e6,
-        view.counters.bottleneck().name()
+        Bottleneck::of(&view.counters, view.lanes, view.writers).name()
     );
     Glance { done, rejected, line, eta }
 }

@@ -2,6 +2,8 @@
 //! look at.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -15,7 +17,7 @@ use crate::source::parquet::{ParquetFile, read_rows};
 /// Columns that say where a row comes from, in CSV.
 const POSITION_COLUMNS: [&str; 5] = ["_source", "_row_group", "_row", "_column", "_reason"];
 
-/// Writes the rows of `rejects` to a .parquet or .csv file.
+/// Writes the rows of `rejects` to a new .parquet or .csv file, which is removed if that fails.
 pub(super) fn write(out: &Path, rejects: &[RejectRecord]) -> Result<()> {
     let extension = out.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let mut by_place: BTreeMap<(&str, i32), Vec<&RejectRecord>> = BTreeMap::new();
@@ -33,45 +35,59 @@ pub(super) fn write(out: &Path, rejects: &[RejectRecord]) -> Result<()> {
     let places = by_place
         .iter()
         .map(|(place, rejects)| read(*place, rejects).map(|batch| (batch, rejects.as_slice())));
-    match extension {
-        "parquet" => write_parquet(out, places),
-        "csv" => write_csv(out, places),
-        _ => Err(Error::refused(format!("--rows {}", out.display()))
-            .hint("give a file that ends in .parquet or .csv")),
-    }
+    let written = match extension {
+        "parquet" => write_parquet(create(out)?, out, places),
+        "csv" => write_csv(create(out)?, out, places),
+        _ => {
+            return Err(Error::refused(format!("--rows {}", out.display()))
+                .hint("give a file that ends in .parquet or .csv"));
+        }
+    };
+    written.inspect_err(|_| {
+        if let Err(error) = fs::remove_file(out) {
+            tracing::warn!("{} is left, incomplete: {error}", out.display());
+        }
+    })
+}
+
+/// A file that was not there before: rows that someone is repairing are never written over.
+fn create(out: &Path) -> Result<File> {
+    File::create_new(out).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => Error::refused(format!("--rows {}: the file exists", out.display()))
+            .hint("name another file, or remove this one"),
+        _ => Error::failed(format!("write {}", out.display())).because(error),
+    })
 }
 
 fn write_parquet<'a>(
+    file: File,
     out: &Path,
-    places: impl Iterator<Item = Result<(RecordBatch, &'a [&'a RejectRecord])>>,
+    mut places: impl Iterator<Item = Result<(RecordBatch, &'a [&'a RejectRecord])>>,
 ) -> Result<()> {
     let describe = || format!("write {}", out.display());
-    let mut writer: Option<ArrowWriter<std::fs::File>> = None;
-    for place in places {
+    let Some(first) = places.next() else {
+        return Err(Error::refused("the load rejected no row, so there is nothing to write"));
+    };
+    let first = first?;
+    let mut writer = ArrowWriter::try_new(file, first.0.schema(), None).or_failed(describe)?;
+    for place in std::iter::once(Ok(first)).chain(places) {
         let (batch, _) = place?;
-        if writer.is_none() {
-            let file = std::fs::File::create(out).or_failed(describe)?;
-            writer = Some(ArrowWriter::try_new(file, batch.schema(), None).or_failed(describe)?);
-        }
-        let Some(writer) = &mut writer else { continue };
         writer.write(&batch).map_err(|error| {
             Error::failed(describe())
                 .because(error)
                 .hint("the sources have different columns: write them to .csv")
         })?;
     }
-    match writer {
-        Some(writer) => writer.close().map(|_| ()).or_failed(describe),
-        None => Err(Error::refused("the load rejected no row, so there is nothing to write")),
-    }
+    writer.close().map(|_| ()).or_failed(describe)
 }
 
 fn write_csv<'a>(
+    file: File,
     out: &Path,
     places: impl Iterator<Item = Result<(RecordBatch, &'a [&'a RejectRecord])>>,
 ) -> Result<()> {
     let describe = || format!("write {}", out.display());
-    let mut writer = csv::WriterBuilder::new().flexible(true).from_path(out).or_failed(describe)?;
+    let mut writer = csv::WriterBuilder::new().flexible(true).from_writer(file);
     let mut header: Option<Vec<String>> = None;
     for place in places {
         let (batch, rejects) = place?;
@@ -112,4 +128,30 @@ fn cell(column: &dyn Array, row: usize) -> Result<Vec<u8>> {
     }
     let shown = arrow::util::display::array_value_to_string(column, row);
     shown.map(String::into_bytes).map_err(|error| Error::failed("write a value as text").because(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_there_is_refused_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["rows.csv", "rows.parquet"] {
+            let out = dir.path().join(name);
+            fs::write(&out, "repaired").unwrap();
+            let error = write(&out, &[]).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(name), "{error}");
+            assert_eq!(fs::read_to_string(&out).unwrap(), "repaired");
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_file_that_could_not_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("rows.parquet");
+        assert_eq!(write(&out, &[]).unwrap_err().exit_code(), 2, "no row to write");
+        assert!(!out.try_exists().unwrap());
+    }
 }

@@ -10,7 +10,7 @@ mod vector;
 
 use bytes::Bytes;
 
-pub use numeric::put_numeric;
+pub use numeric::{NumericRefusal, put_numeric};
 pub use scalar::{POSTGRES_EPOCH_DAYS, POSTGRES_EPOCH_MICROS, put_array, put_null, put_value};
 pub use vector::{put_halfvec, put_vector, vector_field_bytes};
 

@@ -12,40 +12,58 @@ const NEGATIVE_INFINITY: u16 = 0xF000;
 const INTEGER_DIGITS_MAX: i64 = 131_072;
 const FRACTION_DIGITS_MAX: i64 = 16_383;
 
+/// The server's parser refuses exponents from here on, whatever the mantissa.
+const EXPONENT_LIMIT: i32 = i32::MAX / 2;
+
+/// Why a text does not go into a `numeric` column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NumericRefusal {
+    /// It is no number, or one beyond what any `numeric` holds.
+    NotANumber,
+    /// It does not fit `numeric(precision, scale)`.
+    Beyond,
+}
+
 /// Appends the body of a `numeric` from decimal text: optional sign, digits, optional fraction, optional
-/// exponent, or `NaN`, `Infinity`, `-Infinity`. Returns false, and appends nothing, if the text is none of
-/// these or is beyond what a `numeric` holds.
-pub fn put_numeric(out: &mut Vec<u8>, text: &str) -> bool {
+/// exponent, or `NaN`, `Infinity`, `-Infinity`. `limits` are the column's precision and scale, if it sets
+/// them: the server rounds to the scale, half away from zero, and then refuses what has too many digits; it
+/// takes NaN anywhere and infinity only without limits. Appends nothing if the text is refused.
+pub fn put_numeric(out: &mut Vec<u8>, text: &str, limits: Option<(u16, i16)>) -> Result<(), NumericRefusal> {
     let text = text.trim_ascii();
     let (sign, digits) = match text.as_bytes().first() {
         Some(b'-') => (NEGATIVE, &text[1..]),
         Some(b'+') => (POSITIVE, &text[1..]),
         _ => (POSITIVE, text),
     };
-    let special = match (digits.to_ascii_lowercase().as_str(), sign) {
-        ("nan", POSITIVE) => Some(NAN),
-        ("infinity" | "inf", POSITIVE) => Some(INFINITY),
-        ("infinity" | "inf", _) => Some(NEGATIVE_INFINITY),
-        _ => None,
-    };
-    if let Some(special) = special {
-        put_header(out, 0, 0, special, 0);
-        return true;
+    if text.eq_ignore_ascii_case("nan") {
+        put_header(out, 0, 0, NAN, 0);
+        return Ok(());
     }
-    let Some((integer, fraction, exponent)) = split(digits) else {
-        return false;
-    };
+    if digits.eq_ignore_ascii_case("infinity") || digits.eq_ignore_ascii_case("inf") {
+        if limits.is_some() {
+            return Err(NumericRefusal::Beyond);
+        }
+        put_header(out, 0, 0, if sign == NEGATIVE { NEGATIVE_INFINITY } else { INFINITY }, 0);
+        return Ok(());
+    }
+    let (integer, fraction, exponent) = split(digits).ok_or(NumericRefusal::NotANumber)?;
     // The point stands `point` digits into `all`.
     let all: Vec<u8> = integer.bytes().chain(fraction.bytes()).map(|digit| digit - b'0').collect();
     let point = integer.len() as i64 + exponent;
     let scale = (fraction.len() as i64 - exponent).max(0);
     let leading_zeros = all.iter().take_while(|digit| **digit == 0).count();
-    if scale > FRACTION_DIGITS_MAX || point - leading_zeros as i64 > INTEGER_DIGITS_MAX {
-        return false;
+    let zero = leading_zeros == all.len();
+    if scale > FRACTION_DIGITS_MAX || !zero && point - leading_zeros as i64 > INTEGER_DIGITS_MAX {
+        return Err(NumericRefusal::NotANumber);
     }
-    if leading_zeros == all.len() {
+    if zero {
         put_header(out, 0, 0, POSITIVE, scale as u16);
-        return true;
+        return Ok(());
+    }
+    if let Some((precision, scale)) = limits
+        && !fits(&all, leading_zeros, point, i64::from(precision), i64::from(scale))
+    {
+        return Err(NumericRefusal::Beyond);
     }
     // Base-10,000 digits are aligned to the point: group g covers the decimal places 4g..4g+4 before it.
     let first = point - leading_zeros as i64;
@@ -70,7 +88,23 @@ pub fn put_numeric(out: &mut Vec<u8>, text: &str) -> bool {
     for group in groups {
         out.extend_from_slice(&group.to_be_bytes());
     }
-    true
+    Ok(())
+}
+
+/// Whether digits, of which `leading_zeros` come before the first other one and `point` before the decimal
+/// point, fit `numeric(precision, scale)` once they are rounded to the scale, half away from zero.
+fn fits(all: &[u8], leading_zeros: usize, point: i64, precision: i64, scale: i64) -> bool {
+    // Digits that rounding leaves; below 0 the first digit is more than one place too low to count.
+    let Ok(kept) = usize::try_from(point + scale) else {
+        return true;
+    };
+    let up = all.get(kept).is_some_and(|digit| *digit >= 5);
+    let significant = all.get(leading_zeros..kept.min(all.len())).unwrap_or_default();
+    if significant.is_empty() && !up {
+        return true;
+    }
+    let carries = up && significant.iter().all(|digit| *digit == 9);
+    point - leading_zeros as i64 + i64::from(carries) <= precision - scale
 }
 
 fn split(digits: &str) -> Option<(&str, &str, i64)> {
@@ -78,6 +112,9 @@ fn split(digits: &str) -> Option<(&str, &str, i64)> {
         Some(at) => (&digits[..at], digits[at + 1..].parse::<i32>().ok()?),
         None => (digits, 0),
     };
+    if exponent.unsigned_abs() >= EXPONENT_LIMIT.unsigned_abs() {
+        return None;
+    }
     let (integer, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
     let some = !integer.is_empty() || !fraction.is_empty();
@@ -97,9 +134,8 @@ mod tests {
 
     fn parts(text: &str) -> Option<Vec<i32>> {
         let mut out = Vec::new();
-        put_numeric(&mut out, text).then(|| {
-            out.chunks_exact(2).map(|pair| i32::from(i16::from_be_bytes([pair[0], pair[1]]))).collect()
-        })
+        put_numeric(&mut out, text, None).ok()?;
+        Some(out.chunks_exact(2).map(|pair| i32::from(i16::from_be_bytes([pair[0], pair[1]]))).collect())
     }
 
     #[test]
@@ -114,8 +150,45 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_refused() {
-        for text in ["", ".", "-", "1.2.3", "12a", "1e", "1e999999", "0x10"] {
+        for text in ["", ".", "-", "1.2.3", "12a", "1e", "1e999999", "0e1073741823", "0x10", "+NaN"] {
             assert_eq!(parts(text), None, "{text}");
+        }
+    }
+    #[test]
+    fn precision_is_checked_after_the_servers_rounding() {
+        let fits = |text: &str, precision: u16, scale: i16| {
+            put_numeric(&mut Vec::new(), text, Some((precision, scale))).is_ok()
+        };
+        for (text, precision, scale) in [
+            ("999.994", 5, 2),
+            ("-999.99499", 5, 2),
+            ("0.00123", 3, 5),
+            ("0.00999", 3, 5),
+            ("0.000004", 3, 5),
+            ("0.00", 3, 5),
+            ("99499.9", 2, -3),
+            ("499", 2, -3),
+            ("99.9e-1", 3, 1),
+            ("0000123.4", 4, 1),
+            ("0e200000", 2, 0),
+            ("NaN", 2, 0),
+        ] {
+            assert!(fits(text, precision, scale), "{text} into numeric({precision},{scale})");
+        }
+        for (text, precision, scale) in [
+            ("999.995", 5, 2),
+            ("-1000", 5, 2),
+            ("9999.95", 5, 1),
+            ("0.00999999", 3, 5),
+            ("0.01", 3, 5),
+            ("99500", 2, -3),
+            ("999999", 3, -3),
+            ("1e5", 3, 1),
+            ("0.5", 0, 0),
+            ("Infinity", 5, 2),
+            ("-inf", 1000, 0),
+        ] {
+            assert!(!fits(text, precision, scale), "{text} into numeric({precision},{scale})");
         }
     }
 }

@@ -109,7 +109,8 @@ impl Account {
         let error = Error::failed(format!("run {program} as user {}", self.name));
         let hint = match cause.kind() {
             io::ErrorKind::PermissionDenied if self.switch => {
-                "that user must reach the program and root must be free to change users; else run vecload as an ordinary user"
+                "that user must reach the program and root must be free to change users; \
+                 else run vecload as an ordinary user"
             }
             io::ErrorKind::InvalidInput if self.switch => {
                 "that user isn't mapped in this container; run vecload as an ordinary user"

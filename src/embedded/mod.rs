@@ -11,6 +11,11 @@
 //!
 //! Where things are: `place.rs`. Which programs: `programs.rs`, else `wheel.rs`.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "other processes and their files are waited for; no event tells, and no runtime's worker waits"
+)]
+
 mod account;
 mod cluster;
 mod files;

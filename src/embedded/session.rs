@@ -12,6 +12,7 @@ use super::files;
 use super::place::Place;
 use super::postmaster::Postmaster;
 use crate::error::{Context, Error, Result};
+use crate::postgres::quote_literal;
 
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -81,11 +82,11 @@ async fn ask(client: &Client, wants: &Wants<'_>) -> Result<()> {
         }
     }
     if let Some(password) = wants.password {
-        // Hexadecimal digits need no quoting. Nothing of it goes to the server's log, not even on failure.
+        // Nothing of it goes to the server's log, not even on failure.
         let quiet = "set log_statement = 'none'; set log_min_duration_statement = -1; \
                      set log_min_error_statement = 'panic'; set password_encryption = 'scram-sha-256'";
         client.batch_execute(quiet).await.or_failed(asking)?;
-        let statement = format!("alter role vecload password '{password}'");
+        let statement = format!("alter role vecload password {}", quote_literal(password));
         // The error is replaced: it might quote the statement.
         client.batch_execute(&statement).await.map_err(|error| {
             let code = error.code().map_or("no code", SqlState::code);

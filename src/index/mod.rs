@@ -69,16 +69,16 @@ pub fn standard_indexes(target: &Target, embedding: &str) -> StandardIndexes {
     let Some(column) = target.column(embedding) else {
         return standard;
     };
-    let quoted = quote_ident(&column.name);
+    let (quoted, prefix) = (quote_ident(&column.name), &column.type_prefix);
     let hnsw = match &column.target_type {
         Some(TargetType::Vector(Some(dim))) if *dim <= VECTOR_DIM_MAX => {
-            format!("({quoted} vector_cosine_ops)")
+            format!("({quoted} {prefix}vector_cosine_ops)")
         }
         Some(TargetType::Vector(Some(dim))) if *dim <= HALFVEC_DIM_MAX => {
-            format!("(({quoted}::halfvec({dim})) halfvec_cosine_ops)")
+            format!("(({quoted}::{prefix}halfvec({dim})) {prefix}halfvec_cosine_ops)")
         }
         Some(TargetType::Halfvec(Some(dim))) if *dim <= HALFVEC_DIM_MAX => {
-            format!("({quoted} halfvec_cosine_ops)")
+            format!("({quoted} {prefix}halfvec_cosine_ops)")
         }
         Some(TargetType::Vector(dim) | TargetType::Halfvec(dim)) => {
             let what = dim.map_or("a column without a dimension".into(), |dim| format!("{dim} dimensions"));

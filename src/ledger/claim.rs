@@ -383,10 +383,10 @@ async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result
         let unit = row.get::<_, i32>("unit").cast_unsigned();
         coverage.add_reject_range(unit, unsigned(&row, "first_row"), unsigned(&row, "last_row"));
     }
-    let counts = "select source_id, unit, count(*) as rejects from vecload_ledger.rejects where source_id = any($1) group by 1, 2";
-    for row in client.query(counts, &[&ids]).await.map_err(failed)? {
+    let rejects = "select source_id, unit, row from vecload_ledger.rejects where source_id = any($1)";
+    for row in client.query(rejects, &[&ids]).await.map_err(failed)? {
         let coverage = &mut sources[index[&row.get("source_id")]].coverage;
-        coverage.add_rejects(row.get::<_, i32>("unit").cast_unsigned(), unsigned(&row, "rejects"));
+        coverage.add_reject(row.get::<_, i32>("unit").cast_unsigned(), unsigned(&row, "row"));
     }
     Ok(())
 }

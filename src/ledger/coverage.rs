@@ -1,6 +1,6 @@
 //! What earlier runs have committed of a source, and which rows of a batch that leaves to do.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::batch::ChunkBatch;
 
@@ -16,7 +16,7 @@ pub struct UnitCoverage {
     slices: Vec<CoveredSlice>,
     reject_ranges: Vec<(u64, u64)>,
     rows: u64,
-    rejects: u64,
+    rejected: HashSet<u64>,
 }
 
 /// All accepted rows in this row range and this hash range (all bounds inclusive) are committed.
@@ -45,9 +45,9 @@ impl Coverage {
         self.units.entry(unit).or_default().reject_ranges.push((first_row, last_row));
     }
 
-    /// Notes how many rejects of a unit are recorded.
-    pub fn add_rejects(&mut self, unit: u32, rejects: u64) {
-        self.units.entry(unit).or_default().rejects += rejects;
+    /// Notes a row that is recorded as rejected.
+    pub fn add_reject(&mut self, unit: u32, row: u64) {
+        self.units.entry(unit).or_default().rejected.insert(row);
     }
 
     /// Rows committed, of all units.
@@ -57,12 +57,13 @@ impl Coverage {
 
     /// Rejects recorded, of all units.
     pub fn rejects(&self) -> u64 {
-        self.units.values().map(|unit| unit.rejects).sum()
+        self.units.values().map(|unit| unit.rejected.len() as u64).sum()
     }
 
     /// Whether every one of a unit's rows is committed or recorded as rejected.
     pub fn is_complete(&self, unit: u32, rows: u64) -> bool {
-        rows == 0 || self.units.get(&unit).is_some_and(|known| known.rows + known.rejects == rows)
+        rows == 0
+            || self.units.get(&unit).is_some_and(|known| known.rows + known.rejected.len() as u64 == rows)
     }
 
     /// Takes out of a batch what is committed or recorded already. Returns the rows taken out.
@@ -79,12 +80,13 @@ impl Coverage {
             .copied()
             .collect();
         let before = batch.rows.len() + batch.rejects.len();
-        if !near.is_empty() {
-            batch.rows.retain(|row| {
-                let position = first + u64::from(row.row);
-                !near.iter().any(|slice| slice.covers(position, row.channel_hash))
-            });
-        }
+        let covered = |row: u64, hash: i32| near.iter().any(|slice| slice.covers(row, hash));
+        // A recorded reject stays one, even if the table would take the row by now. The other way round can't be
+        // told: a slice does not say which rows of its range were rejected before their rejects were recorded.
+        batch.rows.retain(|row| {
+            let position = first + u64::from(row.row);
+            !covered(position, row.channel_hash) && !unit.rejected.contains(&position)
+        });
         batch.rejects.retain(|reject| {
             !unit.reject_ranges.iter().any(|(first, last)| (*first..=*last).contains(&reject.row))
         });

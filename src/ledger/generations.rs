@@ -4,6 +4,7 @@
 //! `relfilenode` are looked for by their ids, before "already loaded" is believed and at the end.
 
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Target;
@@ -26,7 +27,7 @@ pub async fn check(
         .await
         .map_err(failed)?;
     let mut missing = Vec::new();
-    let mut missing_rows = 0;
+    let (mut missing_rows, mut found_rows) = (0, 0);
     for block in &blocks {
         let rows: i64 = block.get("rows");
         let firsts: Vec<i64> = block.get("id_firsts");
@@ -34,19 +35,26 @@ pub async fn check(
         let found: i64 = match id_column.filter(|_| !firsts.is_empty()) {
             Some(id) => {
                 let id = quote_ident(id);
+                // Ids that a later block of the present storage has are that block's: a TRUNCATE can restart
+                // the sequence.
                 let count = format!(
                     "select count(*) from {} t, unnest($1::bigint[], $2::bigint[]) as r(first, last)
-                     where t.{id} between r.first and r.last",
+                     where t.{id} between r.first and r.last and not exists (
+                         select 1 from vecload_ledger.blocks b, unnest(b.id_firsts, b.id_lasts) as o(first, last)
+                         where b.target = $3 and b.relfilenode = $4 and t.{id} between o.first and o.last)",
                     target.name.sql()
                 );
-                client.query_one(&count, &[&firsts, &lasts]).await.map_err(failed)?.get(0)
+                let parameters: [&(dyn ToSql + Sync); 4] =
+                    [&firsts, &lasts, &target.oid, &target.relfilenode];
+                client.query_one(&count, &parameters).await.map_err(failed)?.get(0)
             }
-            // Without ids only an empty table is proof that the rows are gone.
-            None if target.is_empty => 0,
+            // Without ids rows can only be counted, all of them together.
+            None if table_rows(client, target).await? < ledger_rows(client, target).await? => 0,
             None => rows,
         };
         if found < rows {
             missing_rows += rows - found;
+            found_rows += found;
             missing.push((
                 block.get::<_, i64>("load_id"),
                 block.get::<_, i32>("run"),
@@ -62,7 +70,9 @@ pub async fn check(
     let more = if missing.len() > 5 { format!(" and {} more", missing.len() - 5) } else { String::new() };
     let mut loads: Vec<i64> = missing.iter().map(|(load, ..)| *load).collect();
     loads.dedup();
-    let forget: Vec<String> = loads.iter().map(|load| format!("vecload loads forget {load}")).collect();
+    // Where some are left, forgetting would load them twice.
+    let how = if found_rows > 0 { "undo" } else { "forget" };
+    let forget: Vec<String> = loads.iter().map(|load| format!("vecload loads {how} {load}")).collect();
     Err(Error::failed(format!(
         "{missing_rows} rows that the ledger knows are no longer in {}: it was truncated, rewritten or restored since \
          (blocks {}{more})",
@@ -70,4 +80,16 @@ pub async fn check(
         named.join(", ")
     ))
     .hint(format!("if that was meant: {}, then load again", forget.join("; "))))
+}
+
+async fn table_rows(client: &Client, target: &Target) -> Result<i64> {
+    let count = format!("select count(*) from {}", target.name.sql());
+    let row = client.query_one(&count, &[]).await;
+    Ok(row.map_err(|error| pg_error(format!("count the rows of {}", target.name), error))?.get(0))
+}
+
+async fn ledger_rows(client: &Client, target: &Target) -> Result<i64> {
+    let sum = "select coalesce(sum(rows), 0)::bigint from vecload_ledger.blocks where target = $1";
+    let row = client.query_one(sum, &[&target.oid]).await;
+    Ok(row.map_err(|error| pg_error("count the rows that the ledger has", error))?.get(0))
 }

@@ -26,15 +26,17 @@ pub struct Undone {
     pub gone: i64,
 }
 
-/// Sources that a load has brought rows of, or holds.
+/// Sources that a load has brought rows or rejects of, or holds.
 const ITS_SOURCES: &str = "select source_id from vecload_ledger.sources where load_id = $1
-    union select unnest(source_ids) from vecload_ledger.blocks where load_id = $1";
+    union select unnest(source_ids) from vecload_ledger.blocks where load_id = $1
+    union select source_id from vecload_ledger.reject_slices where load_id = $1";
 
 /// Deletes the rows of a load and its records; one that was cut off is finished by running it again.
 pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
     let failed = |error| pg_error(format!("undo load {load_id}"), error);
-    find(client, load_id).await?;
+    still_there(client, load_id).await?;
     hold(client, load_id).await?;
+    is_newest(client, load_id).await?;
     let table = table_of(client, load_id).await?;
     if let Some(table) = &table {
         rows_can_be_told_apart(client, load_id, table).await?;
@@ -75,12 +77,25 @@ pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
 
 /// Removes a load from the ledger and leaves its rows in the table.
 pub async fn forget(client: &mut Client, load_id: i64) -> Result<()> {
-    find(client, load_id).await?;
+    still_there(client, load_id).await?;
     hold(client, load_id).await?;
+    is_newest(client, load_id).await?;
     let table = table_of(client, load_id).await?;
     restore_indexes(client, load_id, table.as_ref()).await?;
     open_sources(client, load_id, "forgetting").await?;
     remove_records(client, load_id, "forgotten").await
+}
+
+/// A load that was taken back or forgotten has nothing left to take back.
+async fn still_there(client: &Client, load_id: i64) -> Result<()> {
+    let load = find(client, load_id).await?;
+    match load.state.as_str() {
+        "undone" => Err(Error::refused(format!("load {load_id} is taken back already"))),
+        "forgotten" => {
+            Err(Error::refused(format!("load {load_id} is forgotten: the ledger no longer knows its rows")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn flat(blocks: &[Row], column: &str) -> Vec<i64> {
@@ -166,6 +181,29 @@ async fn hold(client: &Client, load_id: i64) -> Result<()> {
     Ok(())
 }
 
+/// Refuses where a later load went on with a source of this one: its slices say of whole row ranges that their
+/// rows are in, this load's rows among them.
+async fn is_newest(client: &Client, load_id: i64) -> Result<()> {
+    let later = format!(
+        "with its(source_id) as ({ITS_SOURCES})
+         select load_id from vecload_ledger.blocks where load_id > $1 and source_ids && array(select source_id from its)
+         union
+         select load_id from vecload_ledger.reject_slices
+         where load_id > $1 and source_id in (select source_id from its)
+         order by 1 desc limit 1"
+    );
+    let row = client.query_opt(&later, &[&load_id]).await;
+    match row.map_err(|error| pg_error(format!("look for loads after load {load_id}"), error))? {
+        None => Ok(()),
+        Some(row) => {
+            let later: i64 = row.get(0);
+            Err(Error::refused(format!("load {later} went on with a source of load {load_id}")).hint(
+                format!("the later one first: vecload loads undo {later} (or forget), then load {load_id}"),
+            ))
+        }
+    }
+}
+
 /// From here on none of the load's sources looks complete, and no earlier run of it can commit.
 async fn open_sources(client: &mut Client, load_id: i64, state: &str) -> Result<()> {
     let failed = |error| pg_error(format!("open the sources of load {load_id}"), error);
@@ -209,8 +247,7 @@ async fn remove_records(client: &mut Client, load_id: i64, state: &str) -> Resul
     ] {
         transaction.execute(statement, &[&load_id]).await.map_err(failed)?;
     }
-    let done = "update vecload_ledger.loads set state = $2, dropped_indexes = '{}', token = token + 1,
-            finished_at = clock_timestamp()
+    let done = "update vecload_ledger.loads set state = $2, dropped_indexes = '{}', token = token + 1
         where load_id = $1";
     transaction.execute(done, &[&load_id, &state]).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)

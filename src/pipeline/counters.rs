@@ -85,13 +85,16 @@ pub enum Bottleneck {
 }
 
 impl Bottleneck {
-    /// Judged from how lanes spend their time: a lane that mostly waits, waits for the server.
-    pub fn of(read: StageTotals, batch: StageTotals, partition: StageTotals) -> Self {
-        let encode = batch.busy + partition.busy;
-        let waiting = partition.wait;
-        if waiting * 3 > read.busy + encode {
+    /// Judged from how busy a lane and a writer are on average: whoever works the larger part of the time
+    /// holds the other up.
+    pub fn of(counters: &Counters, lanes: usize, writers: usize) -> Self {
+        let read = counters.read.totals().busy;
+        let encode = counters.batch.totals().busy + counters.partition.totals().busy;
+        let lane = (read + encode) / u32::try_from(lanes.max(1)).unwrap_or(u32::MAX);
+        let writer = counters.write.totals().busy / u32::try_from(writers.max(1)).unwrap_or(u32::MAX);
+        if writer >= lane {
             Self::Server
-        } else if read.busy >= encode {
+        } else if read >= encode {
             Self::Source
         } else {
             Self::Encode
@@ -108,23 +111,21 @@ impl Bottleneck {
     }
 }
 
-impl Counters {
-    /// The bottleneck so far.
-    pub fn bottleneck(&self) -> Bottleneck {
-        Bottleneck::of(self.read.totals(), self.batch.totals(), self.partition.totals())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_that_waits_blames_the_server_and_one_that_works_its_own_stage() {
-        let busy = |seconds| StageTotals { busy: Duration::from_secs(seconds), ..StageTotals::default() };
-        let waiting = StageTotals { wait: Duration::from_secs(5), ..busy(1) };
-        assert_eq!(Bottleneck::of(busy(2), busy(1), waiting), Bottleneck::Server);
-        assert_eq!(Bottleneck::of(busy(4), busy(1), busy(1)), Bottleneck::Source);
-        assert_eq!(Bottleneck::of(busy(1), busy(2), busy(3)), Bottleneck::Encode);
+    fn whoever_works_most_of_the_time_is_the_bottleneck() {
+        let of = |read, encode, write| {
+            let counters = Counters::default();
+            counters.read.worked(1, 1, Duration::from_secs(read));
+            counters.batch.worked(1, 1, Duration::from_secs(encode));
+            counters.write.worked(1, 1, Duration::from_secs(write));
+            Bottleneck::of(&counters, 2, 4)
+        };
+        assert_eq!(of(4, 2, 20), Bottleneck::Server);
+        assert_eq!(of(4, 2, 8), Bottleneck::Source);
+        assert_eq!(of(1, 5, 8), Bottleneck::Encode);
     }
 }

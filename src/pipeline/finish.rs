@@ -1,10 +1,9 @@
 //! The end of a load: the balance from the ledger decides what may be called done.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use super::counters::Counters;
-use super::load::{LoadOutcome, Prepared, at_least_a_millisecond, blocking};
+use super::counters::{Bottleneck, Counters};
+use super::load::{Figures, LoadOutcome, Prepared, at_least_a_millisecond, blocking};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::generations;
 use crate::ledger::settle::{balance, complete_source, finish_load};
@@ -26,13 +25,22 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
         let wanted = left.min(rows);
         left -= wanted;
         let found_rows = found.loaded + found.rejected;
-        if found_rows > rows || found_rows < wanted {
-            return Err(Error::bug(format!(
-                "the ledger has {} loaded and {} rejected rows of {}, which has {rows}, and {wanted} were asked for",
-                found.loaded,
-                found.rejected,
-                source.path.display()
+        let differs = format!(
+            "the ledger has {} loaded and {} rejected rows of {}, which has {rows}, and {wanted} were asked for",
+            found.loaded,
+            found.rejected,
+            source.path.display()
+        );
+        if found_rows > rows {
+            // A row that an earlier run committed is rejected now: the table's columns are others by now.
+            return Err(Error::failed(differs).hint(format!(
+                "the table was altered between runs so that it refuses rows that are in it; \
+                 vecload loads undo {}, then load again",
+                load.claim.load_id
             )));
+        }
+        if found_rows < wanted {
+            return Err(Error::bug(differs));
         }
         if found_rows == rows && !claimed.is_complete {
             let (path, planned) = (source.path.clone(), source.fingerprint.clone());
@@ -70,8 +78,7 @@ pub(super) async fn settle(
     load: Prepared,
     outcome: Result<()>,
     counters: &Counters,
-    load_time: Duration,
-    (built, index_time): (Vec<String>, Duration),
+    figures: Figures,
 ) -> LoadOutcome {
     let rows = match count_rows(&load).await {
         Ok(rows) => rows,
@@ -106,17 +113,22 @@ pub(super) async fn settle(
         rows,
         bytes: ByteCounts { read: counters.read.totals().bytes, copied: written.bytes },
         seconds: report::seconds(load.started.elapsed()),
-        rows_per_second: (rows.loaded as f64 / at_least_a_millisecond(load_time).as_secs_f64()).round(),
+        rows_per_second: (rows.loaded as f64 / at_least_a_millisecond(figures.load_time).as_secs_f64())
+            .round(),
         peak_rss_bytes: report::peak_rss_bytes(),
         lanes: load.plan.settings.lanes,
         writers: load.plan.settings.writers,
         route,
-        bottleneck: counters.bottleneck().name(),
+        bottleneck: Bottleneck::of(counters, load.plan.settings.lanes, load.plan.settings.writers).name(),
         stages: report::stages(counters),
-        index: IndexReport { policy: load.index.name().into(), built, seconds: report::seconds(index_time) },
+        index: IndexReport {
+            policy: load.index.name().into(),
+            built: figures.built,
+            seconds: report::seconds(figures.index_time),
+        },
         server: load.versions.clone(),
         zero_vectors: counters.zero_vectors.load(Ordering::Relaxed),
-        load_seconds: report::seconds(load_time),
+        load_seconds: report::seconds(figures.load_time),
         table: load.plan.target.name.to_string(),
     };
     let recorded = record(&load, &report).await;

@@ -32,13 +32,13 @@ struct Inner {
 
 impl IdPool {
     /// Starts reserving up to `most` ids on a session of its own.
-    pub fn start(session: Session, sequence: Sequence, most: u64) -> Arc<Self> {
+    pub fn start(session: Session, sequence: Sequence, width: usize, most: u64) -> Arc<Self> {
         let (sender, coming) = channel(REQUESTS_AHEAD);
         tokio::spawn(async move {
             let mut left = i64::try_from(most).unwrap_or(i64::MAX);
             while left > 0 {
                 let count = left.min(IDS_PER_REQUEST);
-                let ids = reserve(&session, &sequence, count).await;
+                let ids = reserve(&session, &sequence, width, count).await;
                 let failed = ids.is_err();
                 left -= count;
                 // Nobody listens any more once the lanes have ended.
@@ -80,12 +80,22 @@ impl IdPool {
     }
 }
 
-async fn reserve(session: &Session, sequence: &Sequence, count: i64) -> Result<Vec<IdRange>> {
+async fn reserve(session: &Session, sequence: &Sequence, width: usize, count: i64) -> Result<Vec<IdRange>> {
     let sql = "select array_agg(nextval($1::text::regclass)) from generate_series(1, $2::bigint)";
     let row = session.query_one(sql, &[&sequence.name, &count]).await;
     let row =
         row.map_err(|error| session.error(format!("reserve ids from sequence {}", sequence.name), error))?;
-    Ok(ranges(&row.get::<_, Vec<i64>>(0)))
+    let ids: Vec<i64> = row.get(0);
+    // A sequence of bigints may stand behind a narrower column.
+    let largest = i64::MAX >> (64 - 8 * width);
+    if let Some(beyond) = ids.iter().find(|id| **id > largest || **id < -largest - 1) {
+        return Err(Error::failed(format!(
+            "sequence {} gave {beyond}, which the id column of {width} bytes can't hold",
+            sequence.name
+        ))
+        .hint("make the column wider: ALTER TABLE ... ALTER COLUMN ... TYPE bigint"));
+    }
+    Ok(ranges(&ids))
 }
 
 fn ranges(ids: &[i64]) -> Vec<IdRange> {

@@ -1,8 +1,9 @@
 //! A lane: one thread that takes units and turns each batch into segments of the open blocks.
 
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -58,22 +59,22 @@ pub struct LaneContext {
     pub stop: Arc<Stop>,
     /// The runtime that the writers live in.
     pub runtime: Handle,
+    /// Sources that lanes have open.
+    pub open_files: Mutex<HashMap<usize, Weak<ParquetFile>>>,
 }
 
 impl LaneContext {
     /// Reads parts until there are none or the load stops.
     pub fn run(&self) -> Result<()> {
-        // Kept open for the next part, which is mostly of the same file.
-        let mut last_opened = None;
+        // Held until the next part, which is mostly of the same file.
+        let mut held = None;
         while !self.stop.is_stopping() {
             let Ok(part) = self.parts.recv() else { break };
-            let file = match last_opened.take_if(|(source, _)| *source == part.source) {
-                Some((_, file)) => file,
-                None => self.open_file(part.source)?,
-            };
-            last_opened = Some((part.source, Arc::clone(&file)));
+            let file = self.open_file(part.source)?;
+            held.replace(Arc::clone(&file));
             self.read_part(file, part)?;
         }
+        drop(held);
         Ok(())
     }
 
@@ -138,11 +139,13 @@ impl LaneContext {
         let started = Instant::now();
         let shares = self.partitioner.split(chunk, piece);
         let rows: usize = shares.iter().map(|share| share.rows.len()).sum();
+        let mut busy = started.elapsed();
+        let waiting = Instant::now();
         let mut ids = match &self.ids {
             Some(pool) => pool.take(rows as u64)?,
             None => Vec::new(),
         };
-        let mut busy = started.elapsed();
+        self.counters.partition.waited(waiting.elapsed());
         for share in shares {
             let Some(held) = self.reserve_for(&share)? else { break };
             let started = Instant::now();
@@ -196,7 +199,13 @@ impl LaneContext {
         })
     }
 
+    /// Opens a source, or shares it with the lanes that have it open: a parsed footer takes many times its size.
     fn open_file(&self, source: usize) -> Result<Arc<ParquetFile>> {
+        let mut open_files = self.open_files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open_files.get(&source).and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        open_files.retain(|_, file| file.strong_count() > 0);
         let planned = &self.plan.sources[source];
         let file = ParquetFile::open(&planned.path, self.plan.settings.footer_bytes_max())
             .map_err(|error| error.with_kind(crate::error::Kind::Failed))?;
@@ -206,7 +215,9 @@ impl LaneContext {
             return Err(Error::failed(format!("{} changed while it was being loaded", planned.path.display()))
                 .hint("rows already loaded stay; put the old file back and run again, or take them back with vecload loads undo"));
         }
-        Ok(Arc::new(file))
+        let file = Arc::new(file);
+        open_files.insert(source, Arc::downgrade(&file));
+        Ok(file)
     }
 
     /// Memory for a segment; when it is short, the fullest open block goes out first.

@@ -15,6 +15,7 @@ use crate::ledger::claim::{Claim, ClaimRequest, NamedSource, claim};
 use crate::ledger::coverage::Coverage;
 use crate::ledger::settle::note_dropped_indexes;
 use crate::ledger::{self, generations};
+use crate::memory::Budget;
 use crate::postgres::catalog::{ServerVersions, Target};
 use crate::postgres::migrate::{TableSpec, VectorType, migrate_target};
 use crate::postgres::types::TargetType;
@@ -62,8 +63,8 @@ pub trait Observer: Send + Sync {
     fn loaded(&self);
     /// An index is being built.
     fn indexing(&self, name: &str, progress: Option<BuildProgress>);
-    /// All indexes are built, or the load ended.
-    fn indexed(&self);
+    /// All indexes are built, or the last one ended unfinished.
+    fn indexed(&self, complete: bool);
 }
 
 /// What a progress display needs.
@@ -75,6 +76,10 @@ pub struct LoadView {
     pub rows: u64,
     /// Of these, rows that earlier runs committed or rejected.
     pub rows_before: u64,
+    /// Threads that read and encode.
+    pub lanes: usize,
+    /// Connections that write.
+    pub writers: usize,
 }
 
 /// A finished load: its report, and the error that ended it, if one did.
@@ -92,6 +97,14 @@ pub async fn load(request: LoadRequest, connect: &ConnectSettings, observer: &dy
         Ok(prepared) => prepared.run(connect, observer).await,
         Err(error) => LoadOutcome { report: None, result: Err(error) },
     }
+}
+
+/// What a run took.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    pub(super) load_time: Duration,
+    pub(super) built: Vec<String>,
+    pub(super) index_time: Duration,
 }
 
 /// A load whose sources are claimed.
@@ -154,9 +167,20 @@ async fn prepare(
     };
     let plan = plan_for(target).await?;
     let versions = ServerVersions::of(&control).await?;
-    ledger::prepare(&mut control).await?;
+    ledger::prepare(&mut control).await.map_err(|error| error.with_kind(Kind::Refused))?;
 
     let index = match (request.index, plan.target.is_empty) {
+        (IndexPolicy::Auto | IndexPolicy::Defer, _) if !plan.target.indexes_can_change => {
+            if request.index == IndexPolicy::Defer {
+                return Err(Error::refused(format!(
+                    "--index defer: only the owner of {} may drop and build its indexes, and not of a partitioned table",
+                    plan.target.name
+                ))
+                .hint("load with --index keep, or as the table's owner"));
+            }
+            observer.say("indexes are left as they are: the table is not ours, or partitioned");
+            IndexPolicy::Keep
+        }
         (IndexPolicy::Auto, true) => IndexPolicy::Defer,
         (IndexPolicy::Auto, false) => IndexPolicy::Keep,
         (given, _) => given,
@@ -209,16 +233,13 @@ impl Prepared {
         let budgets = Attempt::budgets(&self.plan);
         let stop = Arc::new(Stop::new(vec![budgets.0.clone(), budgets.1.clone()]));
         let signals = tokio::spawn(watch_signals(Arc::clone(&stop)));
-        let flowing = Instant::now();
-        let loaded = self.load_rows(connect, observer, &counters, &stop, budgets).await;
-        let load_time = flowing.elapsed();
-        let (outcome, built) = match loaded {
-            Ok(()) => self.after_rows(connect, observer, &stop).await,
-            Err(error) => (Err(error), Vec::new()),
+        let mut figures = Figures::default();
+        let outcome = match self.load_rows(connect, observer, &counters, &stop, budgets, &mut figures).await {
+            Ok(()) => self.after_rows(connect, observer, &stop, &mut figures).await,
+            Err(error) => Err(error),
         };
         signals.abort();
-        let index_time = flowing.elapsed() - load_time;
-        finish::settle(self, outcome, &counters, load_time, (built, index_time)).await
+        finish::settle(self, outcome, &counters, figures).await
     }
 
     /// Brings all rows in that the command asks for and the ledger does not have.
@@ -228,7 +249,8 @@ impl Prepared {
         observer: &dyn Observer,
         counters: &Arc<Counters>,
         stop: &Arc<Stop>,
-        budgets: (crate::memory::Budget, crate::memory::Budget),
+        budgets: (Budget, Budget),
+        figures: &mut Figures,
     ) -> Result<()> {
         let id_column = self.plan.ids.as_ref().map(|ids| ids.column.as_str());
         let source_ids = self.source_ids();
@@ -241,10 +263,17 @@ impl Prepared {
             rejects_before += source.coverage.rejects();
         }
         let limit = Arc::new(RejectLimit::new(self.plan.settings.max_rejects, rows_before, rejects_before));
-        limit.check_known()?;
+        limit.check_known(self.claim.load_id)?;
         self.drop_indexes(observer).await?;
 
-        observer.loading(LoadView { counters: Arc::clone(counters), rows: self.plan.rows(), rows_before });
+        observer.loading(LoadView {
+            counters: Arc::clone(counters),
+            rows: self.plan.rows(),
+            rows_before,
+            lanes: self.plan.settings.lanes,
+            writers: self.plan.settings.writers,
+        });
+        let flowing = Instant::now();
         let coverage: Arc<[Coverage]> =
             self.claim.sources.iter().map(|source| source.coverage.clone()).collect();
         let attempt = Attempt {
@@ -258,6 +287,7 @@ impl Prepared {
             connect: connect.clone(),
         };
         let outcome = attempt.execute(Arc::clone(stop), budgets).await;
+        figures.load_time = flowing.elapsed();
         observer.loaded();
         outcome?;
         limit.check_at_end()
@@ -310,23 +340,24 @@ impl Prepared {
         connect: &ConnectSettings,
         observer: &dyn Observer,
         stop: &Arc<Stop>,
-    ) -> (Result<()>, Vec<String>) {
-        if let Err(error) = finish::complete_sources(self).await {
-            return (Err(error), Vec::new());
-        }
-        if self.claim.run.is_none() || self.index != IndexPolicy::Defer {
-            return (Ok(()), Vec::new());
+        figures: &mut Figures,
+    ) -> Result<()> {
+        finish::complete_sources(self).await?;
+        let owes_indexes = self.index == IndexPolicy::Defer || !self.claim.dropped_indexes.is_empty();
+        if self.claim.run.is_none() || !owes_indexes {
+            return Ok(());
         }
         // A limited load goes on later; its indexes come with the last row.
         let all: u64 = self.plan.sources.iter().map(super::plan::PlannedSource::rows).sum();
         if self.plan.rows() < all {
             observer.say("indexes are built when the whole source is loaded");
-            return (Ok(()), Vec::new());
+            return Ok(());
         }
-        let mut built = Vec::new();
-        let result = self.build_indexes(connect, observer, stop, &mut built).await;
-        observer.indexed();
-        (result, built)
+        let building = Instant::now();
+        let result = self.build_indexes(connect, observer, stop, &mut figures.built).await;
+        observer.indexed(result.is_ok());
+        figures.index_time = building.elapsed();
+        result
     }
 
     async fn build_indexes(
@@ -349,7 +380,7 @@ impl Prepared {
         let mut wanted: Vec<IndexDefinition> =
             row.get::<_, Vec<String>>(0).into_iter().filter_map(IndexDefinition::parse).collect();
         // Only a table that was empty gets the standard ones; a user's table gets back what it had.
-        if self.claim.index_plan != REBUILD {
+        if self.index == IndexPolicy::Defer && self.claim.index_plan != REBUILD {
             let standard = index::standard_indexes(target, &self.plan.embedding_column);
             if let Some(why) = standard.without_hnsw {
                 observer.warn(&format!("no HNSW index: {why}"));

@@ -94,7 +94,7 @@ impl Attempt {
             Some(ids) => {
                 let rows = self.parts.iter().map(|part| part.rows.end - part.rows.start).sum();
                 let session = self.session(&format!("{label} ids")).await?;
-                Some(IdPool::start(session, ids.sequence.clone(), rows))
+                Some(IdPool::start(session, ids.sequence.clone(), ids.width, rows))
             }
             None => None,
         };
@@ -146,6 +146,7 @@ impl Attempt {
             counters: Arc::clone(&self.counters),
             stop: Arc::clone(&stop),
             runtime: Handle::current(),
+            open_files: std::sync::Mutex::default(),
         });
         let lanes = spawn_lanes(&context, self.plan.settings.lanes)?;
         drop(context);

@@ -178,8 +178,8 @@ impl LoadPlan {
 }
 
 impl LoadSettings {
-    /// Largest footer that is read: parsed, it takes several times its size.
+    /// Largest footer that is read: parsed, it takes about forty times its size.
     pub fn footer_bytes_max(&self) -> usize {
-        self.memory / 8
+        self.memory / 32
     }
 }

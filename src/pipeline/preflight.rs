@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray};
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, Fields};
 use serde_json::json;
 
 use super::plan::{LoadPlan, LoadSettings, PlannedSource, ReservedIds};
@@ -17,7 +17,7 @@ use crate::partition::FieldSource;
 use crate::postgres::catalog::{Target, TargetColumn};
 use crate::postgres::types::TargetType;
 use crate::source::fingerprint::Fingerprint;
-use crate::source::parquet::{ParquetFile, ParquetHeader, PartReader, Projection};
+use crate::source::parquet::{ParquetFile, PartReader, Projection};
 
 /// Rows looked at for the embedding's dimension.
 const PEEK_ROWS: usize = 64;
@@ -25,9 +25,8 @@ const PEEK_ROWS: usize = 64;
 /// Sources whose embeddings are looked at: a wrong column or model shows in the first.
 const PEEK_SOURCES: usize = 16;
 
-/// Other names under which sources carry a target column.
-const USUAL_NAMES: &[(&str, &[&str])] =
-    &[("embedding", &["embedding", "emb", "vector", "embeddings"]), ("content", &["content", "text"])];
+/// Names that mean the same column; what is called one of them in the target is found by the others.
+const USUAL_NAMES: &[&[&str]] = &[&["embedding", "emb", "vector", "embeddings"], &["content", "text"]];
 
 /// How target columns are filled, as the user says it.
 #[derive(Debug, Clone, Default)]
@@ -38,15 +37,20 @@ pub struct Mapping {
     pub set: BTreeMap<String, String>,
 }
 
-/// A source whose header and footer have been read.
+/// A source whose header and footer have been read. The file is closed again and its footer let go: there may
+/// be many files, and a parsed footer takes many times its size.
 #[derive(Debug)]
 pub struct OpenedSource {
     /// Where it is.
     pub path: PathBuf,
     /// Its identity.
     pub fingerprint: Fingerprint,
-    /// What its footer tells. The file is closed again: there may be more files than a process may open.
-    pub header: ParquetHeader,
+    /// Its top-level columns; text appears as `Binary`.
+    pub fields: Fields,
+    /// Which of them the file calls text.
+    pub text: Vec<bool>,
+    /// Rows of each row group.
+    pub unit_rows: Vec<u64>,
 }
 
 /// Opens all sources.
@@ -54,7 +58,14 @@ pub fn open_sources(paths: Vec<PathBuf>, footer_bytes_max: usize) -> Result<Vec<
     let open = |path: PathBuf| {
         let file = ParquetFile::open(&path, footer_bytes_max)?;
         let fingerprint = Fingerprint::of(file.file()).map_err(|error| error.with_kind(Kind::Refused))?;
-        Ok(OpenedSource { path, fingerprint, header: file.header().clone() })
+        let text = (0..file.fields().len()).map(|column| file.is_text(column)).collect();
+        Ok(OpenedSource {
+            path,
+            fingerprint,
+            fields: file.fields().clone(),
+            text,
+            unit_rows: file.row_group_rows(),
+        })
     };
     paths.into_iter().map(open).collect()
 }
@@ -96,7 +107,7 @@ pub fn plan(
             return Err(Error::refused(format!(
                 "{}: column \"{}\" has embeddings of {first} dimensions, and {}.{} is {}",
                 source.path.display(),
-                source.header.fields()[column].name(),
+                source.fields[column].name(),
                 target.name,
                 embedding_name,
                 embedding.type_name
@@ -171,7 +182,7 @@ impl SourceContext<'_> {
     ) -> Result<PlannedSource> {
         let embedding = source_column(source, self.embedding_name, self.mapping)?
             .ok_or_else(|| unmapped(source, self.embedding_name, "vector"))?;
-        let embedding_field = &source.header.fields()[embedding];
+        let embedding_field = &source.fields[embedding];
         if !embedding::readable(embedding_field.data_type()) {
             return Err(Error::refused(format!(
                 "{}: column \"{}\" has the type {}, which holds no embedding",
@@ -195,8 +206,8 @@ impl SourceContext<'_> {
                 None => {
                     let column = source_column(source, &target.name, self.mapping)?
                         .ok_or_else(|| unmapped(source, &target.name, &target.type_name))?;
-                    let field = &source.header.fields()[column];
-                    let converter = Converter::bind(field, source.header.is_text(column), target_type).map_err(|error| {
+                    let field = &source.fields[column];
+                    let converter = Converter::bind(field, source.text[column], target_type).map_err(|error| {
                         Error::refused(format!("{}: {error} (column {} of {})", source.path.display(), target.name, self.target.name))
                             .hint(format!("map another column: --map {}=COLUMN, or leave it out by renaming it in the source", target.name))
                     })?;
@@ -208,10 +219,11 @@ impl SourceContext<'_> {
             columns.push(FilledColumn { name: target.name.clone(), not_null: target.not_null, filling });
         }
         let channel = channel.and_then(|channel| columns.iter().position(|column| column.name == channel));
-        let unit_rows = source.header.row_group_rows();
+        let unit_rows = source.unit_rows.clone();
+        let file = ParquetFile::open(&source.path, usize::MAX)?;
         let units = 0..unit_rows.len() as u32;
-        let stored_bytes = units.clone().map(|unit| source.header.stored_bytes(unit, &projection)).sum();
-        let parts = units.flat_map(|unit| source.header.parts(index, unit, &projection)).collect();
+        let stored_bytes = units.clone().map(|unit| file.stored_bytes(unit, &projection)).sum();
+        let parts = units.flat_map(|unit| file.parts(index, unit, &projection)).collect();
         Ok(PlannedSource {
             batcher: Batcher {
                 columns,
@@ -279,7 +291,7 @@ fn embedding_column<'a>(target: &'a Target, mapping: &Mapping) -> Result<&'a Tar
 
 /// The column of a source that goes into a target column: as mapped, by the same name, by a usual name.
 fn source_column(source: &OpenedSource, target: &str, mapping: &Mapping) -> Result<Option<usize>> {
-    let fields = source.header.fields();
+    let fields = &source.fields;
     let exact = |name: &str| -> Result<Option<usize>> {
         let mut found = (0..fields.len()).filter(|index| fields[*index].name() == name);
         match (found.next(), found.next()) {
@@ -308,12 +320,10 @@ fn source_column(source: &OpenedSource, target: &str, mapping: &Mapping) -> Resu
     if let [only] = folded[..] {
         return Ok(Some(only));
     }
-    for (usual, names) in USUAL_NAMES {
-        if *usual == target {
-            for name in *names {
-                if let Some(column) = exact(name)? {
-                    return Ok(Some(column));
-                }
+    for names in USUAL_NAMES.iter().filter(|names| names.contains(&target)) {
+        for name in *names {
+            if let Some(column) = exact(name)? {
+                return Ok(Some(column));
             }
         }
     }
@@ -338,6 +348,14 @@ fn reserved_ids(target: &Target, sources: &[OpenedSource], mapping: &Mapping) ->
         Some(TargetType::Int8) => 8,
         _ => return Ok(None),
     };
+    if let Some(sequence) = column.sequence.as_ref().filter(|sequence| !sequence.usable) {
+        return Err(Error::refused(format!("no right to take ids from sequence {}", sequence.name)).hint(
+            format!(
+                "as its owner: GRANT USAGE ON SEQUENCE {} TO your_role; or give ids: --map {}=COLUMN",
+                sequence.name, column.name
+            ),
+        ));
+    }
     Ok(column.sequence.clone().map(|sequence| ReservedIds { column: column.name.clone(), width, sequence }))
 }
 
@@ -376,7 +394,10 @@ fn unmapped(source: &OpenedSource, name: &str, type_name: &str) -> Error {
         source.path.display(),
         source_names(source)
     ))
-    .hint(format!("map one: --map {name}=COLUMN, or give one value for all rows: --set {name}=VALUE"))
+    .hint(match type_name.contains("vec") {
+        true => format!("map the column that holds the embeddings: --map {name}=COLUMN"),
+        false => format!("map one: --map {name}=COLUMN, or give one value for all rows: --set {name}=VALUE"),
+    })
 }
 
 fn unsupported(target: &Target, column: &TargetColumn) -> Error {
@@ -385,7 +406,7 @@ fn unsupported(target: &Target, column: &TargetColumn) -> Error {
 }
 
 fn source_names(source: &OpenedSource) -> String {
-    source.header.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
+    source.fields.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// The field of a `--set` value: text, converted as a source's text would be.
@@ -407,10 +428,10 @@ fn constant(name: &str, value: &str, target_type: &TargetType) -> Result<Vec<u8>
 /// Dimensions of the first embeddings of a source.
 fn dimensions(source: &OpenedSource, column: usize) -> Result<Vec<usize>> {
     let projection = Projection { embedding: column, columns: Vec::new() };
-    if !embedding::readable(source.header.fields()[column].data_type()) {
+    if !embedding::readable(source.fields[column].data_type()) {
         return Ok(Vec::new());
     }
-    for (unit, rows) in source.header.row_group_rows().into_iter().enumerate() {
+    for (unit, rows) in source.unit_rows.iter().copied().enumerate() {
         if rows == 0 {
             continue;
         }
@@ -418,7 +439,7 @@ fn dimensions(source: &OpenedSource, column: usize) -> Result<Vec<usize>> {
         // Checks what the pages claim before they are decompressed.
         let refuse = |error: Error| error.with_kind(Kind::Refused);
         file.page_bytes(unit as u32, &projection).map_err(refuse)?;
-        let Some(part) = source.header.parts(0, unit as u32, &projection).into_iter().next() else {
+        let Some(part) = file.parts(0, unit as u32, &projection).into_iter().next() else {
             continue;
         };
         // Asked for no dimension, every readable embedding is a fault that tells its own.

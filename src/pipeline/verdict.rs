@@ -61,8 +61,18 @@ impl RejectLimit {
     }
 
     /// The test before anything is read: rejects of earlier runs may be too many for a limit in rows.
-    pub fn check_known(&self) -> Result<()> {
-        if matches!(self.max, MaxRejects::Count(_)) { self.check_at_end() } else { Ok(()) }
+    pub fn check_known(&self, load_id: i64) -> Result<()> {
+        let rejects = self.rejects.load(Ordering::Relaxed);
+        match self.max {
+            MaxRejects::Count(max) if rejects > max => Err(Error::reject_limit(format!(
+                "earlier runs rejected {rejects} of these rows, and --max-rejects allows {max}"
+            ))
+            .hint(format!(
+                "vecload loads rejects {load_id} lists them; to go on without them: --max-rejects {rejects} or more; to load \
+                 them after mending the table: vecload loads undo {load_id}, then load again"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The test at the end, which small loads come to as well.

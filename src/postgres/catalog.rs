@@ -22,12 +22,14 @@ const COLUMNS_SQL: &str = "
     select a.attname, format_type(a.atttypid, a.atttypmod) as shown, a.attgenerated <> '' as generated,
         a.atthasdef or a.attidentity <> '' as has_default, typed.not_null, typed.modifier,
         t.typname, t.typtype::text as type_kind, n.nspname = 'pg_catalog' as built_in,
+        case when pg_type_is_visible(t.oid) then '' else quote_ident(n.nspname) || '.' end as type_prefix,
         coalesce(element.typname, '') as element,
         exists (select from pg_depend d join pg_extension e on e.oid = d.refobjid
                 where d.classid = 'pg_type'::regclass and d.objid = t.oid and d.deptype = 'e'
                   and d.refclassid = 'pg_extension'::regclass and e.extname = 'vector') as of_pgvector,
         array(select l.enumlabel::text from pg_enum l where l.enumtypid = t.oid order by l.enumsortorder) as labels,
-        s.seqrelid::regclass::text as sequence, s.seqincrement as increment
+        s.seqrelid::regclass::text as sequence, s.seqincrement as increment,
+        has_sequence_privilege(s.seqrelid, 'usage') as may_use_sequence
     from typed
     join pg_type t on t.oid = typed.type and t.typtype <> 'd'
     join pg_namespace n on n.oid = t.typnamespace
@@ -63,6 +65,8 @@ pub struct Target {
     pub is_empty: bool,
     /// Whether constraints may be checked as late as at commit.
     pub has_deferrable: bool,
+    /// Whether its secondary indexes may be dropped and built: by its owner, and not on a partitioned table.
+    pub indexes_can_change: bool,
     /// Whether Citus distributes it, and how.
     pub citus: Option<Distribution>,
 }
@@ -83,6 +87,8 @@ pub struct TargetColumn {
     pub name: String,
     /// Its type as SQL writes it.
     pub type_name: String,
+    /// What comes before its type's name in SQL: nothing, or the schema where the search path does not have it.
+    pub type_prefix: String,
     /// Its type, if vecload writes it.
     pub target_type: Option<TargetType>,
     /// Whether null is refused.
@@ -102,6 +108,8 @@ pub struct Sequence {
     pub name: String,
     /// Distance of successive values.
     pub increment: i64,
+    /// Whether this role may take values from it.
+    pub usable: bool,
 }
 
 impl Target {
@@ -114,7 +122,7 @@ impl Target {
                             select (hashtext(string_agg(pg_relation_filenode(p.relid)::text, ',' order by p.relid))::bigint
                                 & 2147483647)::oid
                             from pg_partition_tree(c.oid) p where p.isleaf)) as relfilenode, c.relkind::text as kind, n.nspname, c.relname,
-                        has_table_privilege(c.oid, 'insert') as may_insert,
+                        has_table_privilege(c.oid, 'insert') as may_insert, pg_has_role(c.relowner, 'usage') as is_owner,
                         has_table_privilege(c.oid, 'select') as may_select,
                         exists (select from pg_constraint where conrelid = c.oid and condeferrable) as has_deferrable
                  from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass($1)::oid",
@@ -153,6 +161,7 @@ impl Target {
             columns: columns.iter().map(column_of).collect(),
             is_empty,
             has_deferrable: row.get("has_deferrable"),
+            indexes_can_change: row.get::<_, bool>("is_owner") && kind == "r",
             citus: distribution(client, oid).await.map_err(failed)?,
             name: full,
         }))
@@ -163,6 +172,7 @@ impl Target {
         let column = |name: &str, target_type: TargetType, has_default: bool| TargetColumn {
             name: name.into(),
             type_name: target_type.to_string(),
+            type_prefix: String::new(),
             target_type: Some(target_type),
             not_null: true,
             has_default,
@@ -183,6 +193,7 @@ impl Target {
             ],
             is_empty: true,
             has_deferrable: false,
+            indexes_can_change: true,
             citus: None,
             name,
         }
@@ -255,11 +266,16 @@ fn column_of(row: &Row) -> TargetColumn {
     TargetColumn {
         name: row.get("attname"),
         type_name: row.get("shown"),
+        type_prefix: row.get("type_prefix"),
         target_type: type_of(row),
         not_null: row.get("not_null"),
         has_default: row.get("has_default"),
         is_generated: row.get("generated"),
-        sequence: sequence.map(|name| Sequence { name, increment: row.get("increment") }),
+        sequence: sequence.map(|name| Sequence {
+            name,
+            increment: row.get("increment"),
+            usable: row.get("may_use_sequence"),
+        }),
     }
 }
 

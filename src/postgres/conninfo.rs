@@ -12,8 +12,8 @@ const LIST: &str = "the connection string";
 pub(super) const ESCAPE_HINT: &str = "a URL is postgresql://USER:PASSWORD@HOST:PORT/DATABASE; in user and password \
     write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, % as %25";
 
-const LIST_HINT: &str = "write postgresql://USER@HOST:PORT/DATABASE, or a list like `host=HOST dbname=DATABASE user=USER`; \
-     quote values with spaces: password='two words'";
+const LIST_HINT: &str = "write postgresql://USER@HOST:PORT/DATABASE, or a list like \
+    `host=HOST dbname=DATABASE user=USER`; quote values with spaces: password='two words'";
 
 /// Reads a connection string of either form into `parameters`.
 pub(super) fn parse(text: &str, parameters: &mut Parameters) -> Result<()> {

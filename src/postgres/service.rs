@@ -90,7 +90,9 @@ fn apply_text(name: &str, text: &str, file: &Path, parameters: &mut Parameters) 
 mod tests {
     use super::*;
 
-    const TEXT: &str = "# comment\n[other]\nhost=no\n\n[mine]\n host=h1 \nhost=h2\ndbname = d = e\n#user=x\n[after]\nuser=no\n";
+    const TEXT: &str = "# comment\n[other]\nhost=no\n\n\
+        [mine]\n host=h1 \nhost=h2\ndbname = d = e\n#user=x\n\
+        [after]\nuser=no\n";
 
     fn no_env(_: &str) -> Option<String> {
         None

@@ -211,7 +211,7 @@ async fn drive<T>(
                 debug!("the connection to {peer} ended: {error}");
                 // Before the connection is dropped, which is when waiting calls hear of the end and ask for the
                 // reason. The slot is empty: this is its only writer.
-                let _ = ended.set(error);
+                ended.get_or_init(|| error);
                 return;
             }
         }
@@ -262,7 +262,7 @@ async fn set_up(
     for wish in wishes {
         match client.batch_execute(wish).await {
             Err(error) if error.as_db_error().is_some() => {
-                debug!("the server doesn't take `{wish}`: {error}")
+                debug!("the server doesn't take `{wish}`: {error}");
             }
             done => done?,
         }
@@ -271,12 +271,18 @@ async fn set_up(
 }
 
 fn settings(version: u32, options: &SessionOptions) -> String {
+    // Read committed, so that a statement which waited for a lock sees what was committed meanwhile, rather than
+    // fails with a serialization error as under stricter levels.
     let limit = options.transaction_timeout;
     let idle = limit.map_or(IDLE_IN_TRANSACTION_MAX, |limit| limit.min(IDLE_IN_TRANSACTION_MAX));
     let mut text = String::from(
         "SET client_encoding = 'UTF8'; SET datestyle = 'ISO'; SET standard_conforming_strings = on; \
-         SET statement_timeout = 0; SET lock_timeout = 0",
+         SET default_transaction_isolation = 'read committed'; SET statement_timeout = 0; SET lock_timeout = 0",
     );
+    if version >= 140_000 {
+        // Between its transactions a session may wait long: for slow sources, or for others to free memory.
+        text.push_str("; SET idle_session_timeout = 0");
+    }
     // Zero would mean no limit.
     let millis = |duration: Duration| duration.as_millis().clamp(1, i32::MAX as u128);
     text.push_str(&format!("; SET idle_in_transaction_session_timeout = {}", millis(idle)));
@@ -300,5 +306,11 @@ mod tests {
         assert!(settings(170_000, &seconds(90)).contains("idle_in_transaction_session_timeout = 60000"));
         assert!(settings(160_009, &seconds(30)).ends_with("idle_in_transaction_session_timeout = 30000"));
         assert!(settings(170_000, &SessionOptions::default()).ends_with("SET transaction_timeout = 0"));
+    }
+
+    #[test]
+    fn idle_sessions_are_kept_where_the_server_would_end_them() {
+        assert!(settings(140_000, &SessionOptions::default()).contains("SET idle_session_timeout = 0"));
+        assert!(!settings(130_000, &SessionOptions::default()).contains("idle_session_timeout"));
     }
 }

@@ -172,8 +172,17 @@ pub fn seconds(duration: Duration) -> f64 {
 
 /// Most memory that this process has held, in bytes.
 pub fn peak_rss_bytes() -> u64 {
+    // Linux keeps getrusage's figure over exec, so that a small process started by a large one seems large.
+    let own = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| {
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+    });
+    own.map_or_else(peak_by_getrusage, |kib| kib * 1024)
+}
+
+fn peak_by_getrusage() -> u64 {
     use nix::sys::resource::{UsageWho, getrusage};
-    // Linux counts KiB, macOS bytes.
+    // macOS counts bytes, others KiB.
     let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
     getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().cast_unsigned() * unit)
 }

@@ -92,6 +92,12 @@ pub async fn search(
         return Err(Error::refused(format!("table {} has no integer column channel_id", target.name))
             .hint("search without --channel"));
     }
+    let has_metadata =
+        target.column("metadata").is_some_and(|column| column.target_type == Some(TargetType::Jsonb));
+    if !request.conditions.is_empty() && !has_metadata {
+        return Err(Error::refused(format!("table {} has no jsonb column metadata", target.name))
+            .hint("search without --where"));
+    }
     let (vector, like) = query_vector(session, target, &shape, &request.query).await?;
     if shape.dim.is_some_and(|dim| dim != vector.len()) {
         return Err(Error::refused(format!(
@@ -102,6 +108,9 @@ pub async fn search(
             embedding.type_name
         ))
         .hint("embed the query with the model that made the table's embeddings"));
+    }
+    if vector.iter().any(|value| !value.is_finite()) {
+        return Err(Error::refused("the query has an element that is NaN or infinite"));
     }
     let statement = shape.statement(target, request);
     let first = run(session, versions, request, &shape, &statement, &vector, false).await?;
@@ -122,6 +131,8 @@ pub async fn search(
 struct Shape {
     embedding: String,
     half: bool,
+    /// The schema of pgvector's types and operators, where the search path does not have it.
+    prefix: String,
     dim: Option<usize>,
     id: Option<String>,
     content: Option<String>,
@@ -140,8 +151,10 @@ impl Shape {
         let by_cast = dim.filter(|dim| !half_column && *dim > VECTOR_DIM_MAX);
         Ok(Self {
             // The index is used only for the very expression that it was built over.
-            embedding: by_cast.map_or(quoted.clone(), |dim| format!("({quoted}::halfvec({dim}))")),
+            embedding: by_cast
+                .map_or(quoted.clone(), |dim| format!("({quoted}::{}halfvec({dim}))", embedding.type_prefix)),
             half: half_column || by_cast.is_some(),
+            prefix: embedding.type_prefix.clone(),
             dim,
             id: named(&["id"], TargetType::is_integer),
             content: named(&["content", "text"], TargetType::is_text),
@@ -163,8 +176,9 @@ impl Shape {
         let filter =
             if conditions.is_empty() { String::new() } else { format!("where {}", conditions.join(" and ")) };
         format!(
-            "select ({embedding} <=> $1)::float8 as distance, {id}::bigint as id, {content}::text as content
-             from {table} {filter} order by {embedding} <=> $1 limit {k}",
+            "select ({embedding} {distance} $1)::float8 as distance, {id}::bigint as id, {content}::text as content
+             from {table} {filter} order by {embedding} {distance} $1 limit {k}",
+            distance = format_args!("operator({}<=>)", self.prefix),
             embedding = self.embedding,
             id = self.id.as_ref().unwrap_or(&null),
             content = self.content.as_ref().unwrap_or(&null),
@@ -295,7 +309,8 @@ fn literal_plan(
     use crate::postgres::quote_literal;
     let numbers: Vec<String> = vector.iter().map(f32::to_string).collect();
     let vector_type = if shape.half { "halfvec" } else { "vector" };
-    let vector = format!("{}::{vector_type}", quote_literal(&format!("[{}]", numbers.join(","))));
+    let vector =
+        format!("{}::{}{vector_type}", quote_literal(&format!("[{}]", numbers.join(","))), shape.prefix);
     let mut values = vec![vector];
     values.extend(request.channel.map(|channel| channel.to_string()));
     if !request.conditions.is_empty() {

@@ -274,9 +274,11 @@ fn dates_and_times_are_the_servers_to_the_ends_of_the_calendar() {
     ];
     let millis = some(-1_000_000_000_000_000i64..1_000_000_000_000_000, far);
     let sql = |value: i64| {
-        format!(
-            "timestamptz '1970-01-01 00:00Z' + {value} / 1000 * interval '1 second' + {value} % 1000 * interval '1 millisecond'"
-        )
+        let (days, rest) = (value.div_euclid(86_400_000), value.rem_euclid(86_400_000));
+        let time = format!(
+            "timestamp '1970-01-01' + make_interval(days => {days}) + '{rest} milliseconds'::interval"
+        );
+        format!("({time}) at time zone 'UTC'")
     };
     let expressions = millis.iter().map(|value| value.map(sql)).collect();
     let array = TimestampMillisecondArray::from(millis).with_timezone("UTC");

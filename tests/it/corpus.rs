@@ -9,7 +9,7 @@ use vecload::source::discover::discover;
 use vecload::source::parquet::ParquetFile;
 
 use super::server::{Db, LEDGER};
-use super::vecload::{Load, Outcome};
+use super::program::{Load, Outcome};
 
 #[derive(Deserialize)]
 struct Entry {

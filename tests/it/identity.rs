@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::rows::Rows;
 use super::server::Db;
-use super::vecload::{Load, Vecload, vecload};
+use super::program::{Load, Vecload, vecload};
 
 struct Case {
     db: Db,

@@ -3,10 +3,14 @@
 use super::resume::{slow_db, speed_up, wait_for_blocks};
 use super::rows::Rows;
 use super::server::{Db, LEDGER};
-use super::vecload::{Load, vecload};
+use super::program::{Load, vecload};
 
 const STANDARD: [&str; 5] = [
-    "chunks_channel_id_idx", "chunks_created_at_idx", "chunks_embedding_idx", "chunks_metadata_idx", "chunks_user_id_idx",
+    "chunks_channel_id_idx",
+    "chunks_created_at_idx",
+    "chunks_embedding_idx",
+    "chunks_metadata_idx",
+    "chunks_user_id_idx",
 ];
 
 fn indexes(db: &Db) -> Vec<String> {
@@ -33,7 +37,7 @@ fn migrated() -> Case {
 }
 
 impl Case {
-    fn load(&self, first: u64, policy: &str) -> super::vecload::Outcome {
+    fn load(&self, first: u64, policy: &str) -> super::program::Outcome {
         let path = Rows::new(600, 16).from(first).write(self.dir.path(), &format!("{first}.parquet"));
         Load::of(path).into(&self.db).with("--index", policy).run()
     }
@@ -67,7 +71,8 @@ fn defer_drops_and_rebuilds_what_a_filled_table_has_and_no_more() {
     let told = case.load(10_000, "defer").exits(0).says("dropping").says("My Index");
     assert_eq!(told.report["index"]["built"].as_array().map(Vec::len), Some(5), "{told}");
     assert_eq!(definitions(&case.db), before);
-    let clustered: i64 = case.db.one(&format!("select count(*) from {LEDGER}.loads where dropped_indexes <> '{{}}'"));
+    let clustered: i64 =
+        case.db.one(&format!("select count(*) from {LEDGER}.loads where dropped_indexes <> '{{}}'"));
     assert_eq!(clustered, 0, "nothing is left to give back");
 }
 
@@ -76,7 +81,7 @@ fn keep_and_none_leave_indexes_alone() {
     for policy in ["keep", "none"] {
         let case = migrated();
         let before = definitions(&case.db);
-        case.load(0, policy).exits(0).never_says("dropping").never_says("built");
+        case.load(0, policy).exits(0).never_says("dropping").never_says("built index");
         assert_eq!(definitions(&case.db), before, "{policy}");
         case.db.run("drop index chunks_embedding_idx");
         case.load(10_000, policy).exits(0);
@@ -90,8 +95,10 @@ fn a_killed_load_gives_dropped_indexes_back_when_it_goes_on() {
     let rows = Rows::new(20_000, 64);
     let path = rows.write(dir.path(), "rows.parquet");
     let db = slow_db(64);
-    db.run("insert into chunks (channel_id, user_id, content, embedding) select 1, 1, 'there before', array_fill(0.5, array[64])::vector");
-    db.run("create index by_user on chunks (user_id) with (fillfactor = 70); create index \"Odd \"\"name\" on chunks using gin (metadata)");
+    db.run("insert into chunks (channel_id, user_id, content, embedding)
+         select 1, 1, 'there before', array_fill(0.5, array[64])::vector");
+    db.run("create index by_user on chunks (user_id) with (fillfactor = 70);
+         create index \"Odd \"\"name\" on chunks using gin (metadata)");
     let before = definitions(&db);
     let load = || Load::of(&path).into(&db).with("--memory", "32MiB").with("--writers", 6);
     for _ in 0..2 {
@@ -99,7 +106,8 @@ fn a_killed_load_gives_dropped_indexes_back_when_it_goes_on() {
         wait_for_blocks(&db, &running, 2);
         running.kill();
         assert_eq!(indexes(&db), Vec::<String>::new(), "they are dropped");
-        db.wait_until("not exists (select from pg_stat_activity where datname = current_database() and application_name like 'vecload%')");
+        db.wait_until("not exists (select from pg_stat_activity
+                 where datname = current_database() and application_name like 'vecload%')");
     }
     speed_up(&db);
     // Without --index: what the first run decided still holds.
@@ -120,7 +128,10 @@ fn an_interrupted_index_build_is_done_by_the_next_run() {
     vecload(["loads"]).into(&db).run().exits(0);
     let load = || Load::of(&path).into(&db);
     let running = load().start();
-    db.wait_until("exists (select from pg_stat_progress_create_index where datname = current_database() and index_relid <> 0)");
+    db.wait_until(
+        "exists (select from pg_stat_activity where datname = current_database() and state = 'active'
+             and query ilike 'create index%using hnsw%' and pid <> pg_backend_pid())",
+    );
     running.signal(nix::sys::signal::Signal::SIGINT);
     running.outcome().exits(130).state("interrupted");
     load().run().exits(0);

@@ -1,14 +1,26 @@
 //! The integration tests: the program and the library against real servers.
 #![cfg(test)]
 
+mod server;
+mod program;
+
+mod oracle;
+mod rows;
+
 mod bytes;
+mod citus;
+mod connect;
 mod corpus;
+mod damage;
+mod embedded;
+mod help;
 mod history;
 mod identity;
-mod oracle;
+mod indexes;
+mod mapping;
+mod migrate;
+mod output;
 mod rejects;
 mod resume;
-mod rows;
-mod server;
-mod vecload;
+mod search;
 mod vectors;

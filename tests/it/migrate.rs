@@ -2,7 +2,7 @@
 
 use super::rows::Rows;
 use super::server::{Db, LEDGER};
-use super::vecload::{Load, Outcome, Vecload, vecload};
+use super::program::{Load, Outcome, Vecload, vecload};
 
 fn migrate(db: &Db, words: &[&str]) -> Outcome {
     vecload(["migrate"].iter().chain(words)).into(db).run()
@@ -16,7 +16,9 @@ fn embedding_type(db: &Db, table: &str) -> String {
 }
 
 fn hnsw(db: &Db, table: &str) -> Vec<String> {
-    db.column(&format!("select indexdef from pg_indexes where tablename = '{table}' and indexdef like '%hnsw%'"))
+    db.column(&format!(
+        "select indexdef from pg_indexes where tablename = '{table}' and indexdef like '%hnsw%'"
+    ))
 }
 
 #[test]
@@ -24,18 +26,26 @@ fn migrate_makes_extension_table_indexes_and_ledger_and_may_be_run_again() {
     let db = Db::bare();
     let status = migrate(&db, &["--status", "--json"]).exits(0).report;
     assert_eq!((&status["exists"], &status["ledger"]), (&false.into(), &().into()));
-    assert!(!db.one::<bool>(&format!("select to_regnamespace('{LEDGER}') is not null")), "--status makes nothing");
+    assert!(
+        !db.one::<bool>(&format!("select to_regnamespace('{LEDGER}') is not null")),
+        "--status makes nothing"
+    );
     migrate(&db, &[]).exits(0).answers("created").answers("vector(1536)");
     assert_eq!(embedding_type(&db, "chunks"), "vector(1536)");
     assert_eq!(db.count("pg_indexes where tablename = 'chunks'"), 6);
     assert!(hnsw(&db, "chunks")[0].contains("vector_cosine_ops"));
-    let id_default: String = db.one("select pg_get_expr(adbin, adrelid) from pg_attrdef where adrelid = 'chunks'::regclass and adnum = 1");
+    let id_default: String = db.one(
+        "select pg_get_expr(adbin, adrelid) from pg_attrdef where adrelid = 'chunks'::regclass and adnum = 1",
+    );
     assert!(id_default.contains("chunks_id_seq"), "{id_default}");
     migrate(&db, &[]).exits(0).answers("is there");
     let status = migrate(&db, &["--status", "--json"]).exits(0).report;
     assert_eq!((&status["exists"], &status["created"]), (&true.into(), &false.into()));
     assert_eq!(status["indexes"].as_array().map(Vec::len), Some(5));
-    assert_eq!(status["server"]["postgres"].as_str(), Some(db.one::<String>("select split_part(version(), ' ', 2)").as_str()));
+    assert_eq!(
+        status["server"]["postgres"].as_str(),
+        Some(db.one::<String>("select split_part(version(), ' ', 2)").as_str())
+    );
 }
 
 #[test]
@@ -112,7 +122,13 @@ fn load_creates_a_missing_table_only_when_asked_and_with_the_sources_dimension()
     let dir = tempfile::tempdir().expect("a directory");
     let rows = Rows::new(200, 24);
     let path = rows.write(dir.path(), "rows.parquet");
-    Load::of(&path).into(&db).run().exits(2).says("there is no table chunks").says("--create").says("migrate");
+    Load::of(&path)
+        .into(&db)
+        .run()
+        .exits(2)
+        .says("there is no table chunks")
+        .says("--create")
+        .says("migrate");
     assert_eq!(db.count("pg_tables where tablename = 'chunks'"), 0);
     create(&db, &path).run().exits(0).state("complete").says("24 dimensions");
     Rows::are_all_in(&[&rows], &db, "chunks");

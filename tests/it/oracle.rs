@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::rows::{vectors, write_parquet};
 use super::server::{Db, LEDGER};
-use super::vecload::{Load, Outcome};
+use super::program::{Load, Outcome};
 
 /// Inserts what SQL expressions give, assigned to a column as INSERT does; gives the numbers of those refused.
 const FILL: &str = "

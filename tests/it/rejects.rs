@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, BinaryArray, Float64Builder, ListBuilder, StringArr
 
 use super::rows::{Rows, write_parquet};
 use super::server::{Db, LEDGER};
-use super::vecload::{Load, Vecload};
+use super::program::{Load, Vecload};
 
 fn load_into(db: &Db, path: &std::path::Path) -> Vecload {
     Load::of(path).into(db).with("--index", "none")

@@ -52,11 +52,6 @@ impl Rows {
         self
     }
 
-    /// How many.
-    pub(crate) fn count(&self) -> u64 {
-        self.numbers.end - self.numbers.start
-    }
-
     /// Writes them to a file of this name.
     pub(crate) fn write(&self, directory: &Path, name: &str) -> PathBuf {
         let path = directory.join(name);

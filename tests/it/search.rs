@@ -2,7 +2,7 @@
 
 use super::rows::{Rows, embedding};
 use super::server::Db;
-use super::vecload::{Load, Outcome, vecload};
+use super::program::{Load, Outcome, vecload};
 
 fn search(db: &Db, words: &[&str]) -> Outcome {
     vecload(["search", "--json"].iter().chain(words)).into(db).run()
@@ -42,7 +42,8 @@ fn filled() -> Filled {
     vecload(["migrate", "--dim", "32"]).into(&db).run().exits(0);
     let path = Rows::new(4_000, 32).channels(40).write(dir.path(), "rows.parquet");
     Load::of(path).into(&db).run().exits(0);
-    db.run("update chunks set channel_id = 42 where content < '000000120' and content like '%0 chunk%'; analyze chunks");
+    db.run("update chunks set channel_id = 42
+         where content < '000000120' and content like '%0 chunk%'; analyze chunks");
     Filled { db, dir }
 }
 
@@ -52,7 +53,9 @@ fn neighbours(db: &Db, vector: &[f32], filter: &str, k: usize) -> Vec<i64> {
     session.run("set enable_indexscan = off; set enable_bitmapscan = off");
     let elements: Vec<String> = vector.iter().map(f32::to_string).collect();
     let vector = elements.join(",");
-    session.column(&format!("select id from chunks where {filter} order by embedding <=> '[{vector}]', id limit {k}"))
+    session.column(&format!(
+        "select id from chunks where {filter} order by embedding <=> '[{vector}]', id limit {k}"
+    ))
 }
 
 #[test]
@@ -60,18 +63,27 @@ fn neighbours_are_the_nearest_rows_for_each_kind_of_query() {
     let Filled { db, dir } = filled();
     let query = embedding(777_777, 32);
     let raw = dir.path().join("query.f32");
-    std::fs::write(&raw, query.iter().flat_map(|element| element.to_le_bytes()).collect::<Vec<u8>>()).expect("write");
+    std::fs::write(&raw, query.iter().flat_map(|element| element.to_le_bytes()).collect::<Vec<u8>>())
+        .expect("write");
     let json = dir.path().join("query.json");
     std::fs::write(&json, serde_json::to_string(&query).expect("JSON")).expect("write");
     let path = |path: &std::path::Path| path.display().to_string();
     for file in [path(&raw), path(&json)] {
-        let found = search(&db, &["--vector", &file, "--channel", "42", "-k", "5"]).exits(0).never_says("warning");
+        let found =
+            search(&db, &["--vector", &file, "--channel", "42", "-k", "5"]).exits(0).never_says("warning");
         assert_eq!(ids(&found), neighbours(&db, &query, "channel_id = 42", 5), "{found}");
-        let found = search(&db, &["--vector", &file, "-k", "10", "--ef-search", "400"]).exits(0).says("warning").says("--channel");
+        let found = search(&db, &["--vector", &file, "-k", "10", "--ef-search", "400"])
+            .exits(0)
+            .says("warning")
+            .says("--channel");
         assert_eq!(ids(&found), neighbours(&db, &query, "true", 10), "{found}");
     }
     let distances: Vec<f64> = search(&db, &["--random", "-k", "50"]).exits(0).report["hits"]
-        .as_array().into_iter().flatten().map(|hit| hit["distance"].as_f64().expect("a distance")).collect();
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|hit| hit["distance"].as_f64().expect("a distance"))
+        .collect();
     assert!(distances.len() == 50 && distances.is_sorted(), "{distances:?}");
     let id: i64 = db.one("select id from chunks where content like '000000777%'");
     let like = search(&db, &["--like", &id.to_string(), "-k", "5", "--ef-search", "400"]).exits(0);
@@ -89,7 +101,10 @@ fn a_search_gives_as_many_rows_as_asked_for_and_as_there_are() {
     let few = db.count("chunks where channel_id = 42");
     assert!((10..13).contains(&few));
     assert_eq!(ids(&search(&db, &["--like", &like, "--channel", "42", "-k", "10"]).exits(0)).len(), 10);
-    assert_eq!(ids(&search(&db, &["--like", &like, "--channel", "42", "-k", "100"]).exits(0)).len() as i64, few);
+    assert_eq!(
+        ids(&search(&db, &["--like", &like, "--channel", "42", "-k", "100"]).exits(0)).len() as i64,
+        few
+    );
     let none = search(&db, &["--like", &like, "--channel", "987654"]).exits(0);
     assert_eq!(ids(&none), Vec::<i64>::new());
     let odd = search(&db, &["--like", &like, "--where", "odd=true", "-k", "30"]).exits(0);
@@ -128,12 +143,16 @@ fn searches_that_make_no_sense_are_refused() {
 fn half_vectors_and_wide_vectors_are_searched_through_their_index() {
     let (db, dir) = (Db::new(), tempfile::tempdir().expect("a directory"));
     for (table, kind, dim) in [("halves", "halfvec", 48usize), ("wide", "vector", 2_100)] {
-        vecload(["migrate", "--dim", &dim.to_string(), "--type", kind, "--table", table]).into(&db).run().exits(0);
+        vecload(["migrate", "--dim", &dim.to_string(), "--type", kind, "--table", table])
+            .into(&db)
+            .run()
+            .exits(0);
         let path = Rows::new(300, dim).write(dir.path(), &format!("{table}.parquet"));
         Load::of(path).into(&db).table(table).run().exits(0);
         db.run(&format!("analyze {table}"));
         let id: i64 = db.one(&format!("select id from {table} where content like '000000123%'"));
-        let found = search(&db, &["--table", table, "--like", &id.to_string(), "-k", "20", "--explain"]).exits(0);
+        let found =
+            search(&db, &["--table", table, "--like", &id.to_string(), "-k", "20", "--explain"]).exits(0);
         assert_eq!(ids(&found).len(), 20, "{found}");
     }
 }

@@ -4,7 +4,6 @@
 //! names. Every test process holds a shared lock on a file while it lives; the kernel gives it back however the
 //! process ends. A detached watchdog, this same binary, waits until it has the lock alone and stops the server.
 
-use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -56,6 +55,27 @@ fn home() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("it-server")
 }
 
+/// Where tests of the embedded server keep theirs; what still runs there in the end is stopped.
+fn projects() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("it-projects")
+}
+
+/// A path with a space and more.
+const PROJECT: &str = "my project, \u{fc}";
+
+/// A fresh directory for an embedded server of a test's own.
+pub(crate) fn new_project() -> PathBuf {
+    server();
+    let directory =
+        projects().join(format!("{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    let project = directory.join(PROJECT);
+    std::fs::create_dir_all(&project).expect("make a directory");
+    project
+}
+
+/// Numbers databases and directories of this process.
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
 fn options() -> EmbeddedOptions {
     let setting = |name: &str, value: &str| (name.to_string(), value.to_string());
     EmbeddedOptions {
@@ -63,7 +83,7 @@ fn options() -> EmbeddedOptions {
         extra_settings: vec![
             setting("max_connections", "200"),
             setting("shared_buffers", "256MB"),
-            setting("maintenance_work_mem", "64MB"),
+            setting("maintenance_work_mem", "256MB"),
             setting("max_wal_size", "2GB"),
             // No test kills this server, so nothing has to survive that.
             setting("fsync", "off"),
@@ -144,117 +164,10 @@ impl Server {
     }
 }
 
-/// A session with a database.
-pub(crate) struct Session {
-    client: Client,
-    runtime: Runtime,
-}
-
-impl Session {
-    /// Connects.
-    pub(crate) fn open(url: &str) -> Self {
-        let runtime = runtime();
-        let client = runtime.block_on(async {
-            let config: Config = url.parse().expect("a connection URL");
-            let connected = config.connect(NoTls).await;
-            let (client, connection) =
-                connected.unwrap_or_else(|error| panic!("connect to {url}: {error:?}"));
-            tokio::spawn(connection);
-            client
-        });
-        let session = Self { client, runtime };
-        session.run("set timezone to 'UTC'; set application_name to 'test'; set extra_float_digits to 1");
-        session
-    }
-
-    /// Runs statements.
-    #[track_caller]
-    pub(crate) fn run(&self, sql: &str) {
-        let done = self.runtime.block_on(self.client.batch_execute(sql));
-        done.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    }
-
-    /// All rows of a query.
-    #[track_caller]
-    pub(crate) fn rows(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Vec<Row> {
-        let rows = self.runtime.block_on(self.client.query(sql, parameters));
-        rows.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
-    }
-
-    /// The one value of a query.
-    #[track_caller]
-    pub(crate) fn one<T: FromSqlOwned>(&self, sql: &str) -> T {
-        match &self.rows(sql, &[])[..] {
-            [row] => row.get(0),
-            rows => panic!("{sql}: {} rows", rows.len()),
-        }
-    }
-
-    /// The first column of a query.
-    #[track_caller]
-    pub(crate) fn column<T: FromSqlOwned>(&self, sql: &str) -> Vec<T> {
-        self.rows(sql, &[]).iter().map(|row| row.get(0)).collect()
-    }
-
-    /// A number of rows.
-    #[track_caller]
-    pub(crate) fn count(&self, what: &str) -> i64 {
-        self.one(&format!("select count(*) from {what}"))
-    }
-
-    /// Waits until a condition holds, as this session sees it.
-    #[track_caller]
-    pub(crate) fn wait_until(&self, condition: &str) {
-        let since = Instant::now();
-        while !self.one::<bool>(&format!("select coalesce(({condition}), false)")) {
-            assert!(since.elapsed() < PATIENCE, "waited in vain until {condition}");
-            self.run("select pg_sleep(0.01)");
-        }
-    }
-
-    /// The values of a query as the server's binary COPY writes them, row by row.
-    #[track_caller]
-    pub(crate) fn binary(&self, query: &str) -> Vec<Vec<Option<Vec<u8>>>> {
-        let copy = format!("copy ({query}) to stdout (format binary)");
-        let bytes = self.runtime.block_on(async {
-            let stream = self.client.copy_out(&copy).await;
-            let mut stream = pin!(stream.unwrap_or_else(|error| panic!("{copy}: {error:?}")));
-            let mut bytes = Vec::new();
-            while let Some(part) = stream.next().await {
-                bytes.extend_from_slice(&part.unwrap_or_else(|error| panic!("{copy}: {error:?}")));
-            }
-            bytes
-        });
-        read_binary(&bytes)
-    }
-}
-
-/// Reads what binary COPY has written: a header of 19 bytes, tuples, and -1 for the end.
-fn read_binary(bytes: &[u8]) -> Vec<Vec<Option<Vec<u8>>>> {
-    let mut at = 19;
-    let mut rows = Vec::new();
-    let mut take = |count: usize| {
-        at += count;
-        &bytes[at - count..at]
-    };
-    loop {
-        let fields = i16::from_be_bytes(take(2).try_into().expect("2 bytes"));
-        if fields < 0 {
-            return rows;
-        }
-        let mut field = || {
-            let length = i32::from_be_bytes(take(4).try_into().expect("4 bytes"));
-            usize::try_from(length).ok().map(|length| take(length).to_vec())
-        };
-        rows.push((0..fields).map(|_| field()).collect());
-    }
-}
-
 /// A test's own database; a session with it, as the server's owner.
 pub(crate) struct Db {
     name: String,
     session: Session,
-    keep: Cell<bool>,
 }
 
 impl Db {
@@ -269,14 +182,13 @@ impl Db {
     }
 
     fn from_template(template: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
         let thread = std::thread::current();
         let test = thread.name().unwrap_or("main").rsplit("::").next().unwrap_or("main");
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let test: String = test.chars().take(40).collect();
         let name = format!("it_{test}_{}_{number}", std::process::id());
         server().admin().run(&format!("create database {name} template {template}"));
-        Self { session: Session::open(&server().url(&name)), name, keep: Cell::new(false) }
+        Self { session: Session::open(&server().url(&name)), name }
     }
 
     /// Its name.
@@ -317,18 +229,12 @@ impl Deref for Db {
 
 impl Drop for Db {
     fn drop(&mut self) {
-        if std::thread::panicking() || self.keep.get() {
+        if std::thread::panicking() {
             eprintln!("the test's database is kept until the next run: {}", self.url());
         } else {
             server().admin().run(&format!("drop database {} with (force)", self.name));
         }
     }
-}
-
-/// A runtime for one session or one child.
-pub(crate) fn runtime() -> Runtime {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all().build().expect("a runtime")
 }
 
 #[test]
@@ -347,13 +253,17 @@ fn the_server_stops_after_the_last_test() {
     loop {
         in_use.lock().expect("wait until no test runs");
         in_use.unlock().expect("unlock");
-        drop(quiet.recv_timeout(WATCHDOG_GRACE));
+        assert!(quiet.recv_timeout(WATCHDOG_GRACE).is_err(), "nobody sends");
         if in_use.try_lock().is_ok() {
             break;
         }
     }
     // A test process that comes now waits for the lock, finds no watchdog and no server, and starts both.
     let stopped = EmbeddedServer::stop(&options());
+    for directory in std::fs::read_dir(projects()).into_iter().flatten().flatten() {
+        let dir = directory.path().join(PROJECT).join(".vecload");
+        drop(EmbeddedServer::stop(&EmbeddedOptions { dir, ..EmbeddedOptions::default() }));
+    }
     drop(watchdog);
     drop(in_use);
     stopped.expect("stop the server");
@@ -363,15 +273,20 @@ fn the_server_stops_after_the_last_test() {
 fn drop_databases_of_failed_tests() {
     let started = EmbeddedServer::start(&options(), &|_| {}).expect("the test server");
     let admin = Server::at(&started.url(), None).admin();
+    let is_left = |name: &&String| {
+        let process = name.rsplit('_').nth(1).and_then(|process| process.parse().ok());
+        process
+            .is_some_and(|process| nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), None).is_err())
+    };
+    let databases = "select datname::text from pg_database where datname ^@ 'it_' and not datistemplate";
+    for name in admin.column::<String>(databases).iter().filter(is_left) {
+        admin.run(&format!("drop database if exists {name} with (force)"));
+    }
     for name in admin
-        .column::<String>("select datname from pg_database where datname like 'it\\_%' and not datistemplate")
+        .column::<String>("select rolname::text from pg_roles where rolname ^@ 'role_it_'")
+        .iter()
+        .filter(is_left)
     {
-        let mut parts = name.rsplit('_');
-        let process = parts.nth(1).and_then(|process| process.parse().ok());
-        let is_alive = process
-            .is_none_or(|process| nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), None).is_ok());
-        if !is_alive {
-            admin.run(&format!("drop database if exists {name} with (force)"));
-        }
+        admin.run(&format!("drop role {name}"));
     }
 }

@@ -11,7 +11,7 @@ use vecload::partition::hash::hash_int8;
 use super::oracle::{Column, Oracle, some};
 use super::rows::{vectors, write_parquet};
 use super::server::{Db, LEDGER, server};
-use super::vecload::Load;
+use super::program::Load;
 
 fn text(elements: &[f32]) -> String {
     let elements: Vec<String> = elements.iter().map(f32::to_string).collect();
@@ -76,7 +76,8 @@ fn half_vectors_are_rounded_as_pgvector_rounds() {
     assert_eq!(rejected, refused);
     let texts: Vec<String> =
         all.iter().map(|elements| text(elements).trim_matches('\'').to_string()).collect();
-    let insert = "insert into truth select n - 1, t::vector::halfvec from unnest($1::text[]) with ordinality as u(t, n)
+    let insert = "insert into truth select n - 1, t::vector::halfvec
+        from unnest($1::text[]) with ordinality as u(t, n)
         where not n - 1 = any($2)";
     db.rows(insert, &[&texts, &refused]);
     let rows = |table: &str| db.binary(&format!("select n, embedding from {table} order by n"));

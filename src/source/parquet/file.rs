@@ -27,12 +27,14 @@ pub struct PositionedFile {
 impl PositionedFile {
     /// Opens a regular file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).or_refused(|| format!("open {}", path.display()))?;
-        let metadata = file.metadata().or_refused(|| format!("read the size of {}", path.display()))?;
-        if !metadata.is_file() {
+        // Looked at first: opening a pipe would wait for its other end.
+        let kind = std::fs::metadata(path).or_refused(|| format!("open {}", path.display()))?;
+        if !kind.is_file() {
             return Err(Error::refused(format!("{} is not a regular file", path.display()))
                 .hint("give Parquet files, directories of them, or globs"));
         }
+        let file = File::open(path).or_refused(|| format!("open {}", path.display()))?;
+        let metadata = file.metadata().or_refused(|| format!("read the size of {}", path.display()))?;
         Ok(Self { file: Arc::new(file), path: PathBuf::from(path).into(), size: metadata.len() })
     }
 

@@ -7,7 +7,7 @@ use parquet::errors::{ParquetError, Result};
 
 use super::guard::guarded;
 use crate::batch::embedding;
-use crate::batch::reject::Reason;
+use crate::batch::reject::{Reason, excerpt};
 use crate::source::Embeddings;
 
 /// Reads one column of lists of `f32` or `f64`.
@@ -15,9 +15,10 @@ pub(super) struct ListReader {
     column: TypedColumn,
     /// Definition level of an element that is there.
     max_definition: i16,
-    /// Whether an element may be null.
+    /// Whether an element may be null; its definition level is then one below that of one that is there.
     nullable_element: bool,
-    /// Whether the list itself may be null, which is definition level 0 of a top-level column.
+    /// Whether the list itself may be null, which is definition level 0 of a top-level column. In a field that
+    /// is only repeated, level 0 is an empty list.
     nullable_list: bool,
     definitions: Vec<i16>,
     repetitions: Vec<i16>,
@@ -173,5 +174,5 @@ fn shown<T: std::fmt::Display>(elements: &[T], null: bool) -> String {
     }
     let first: Vec<String> = elements.iter().take(5).map(T::to_string).collect();
     let more = if elements.len() > 5 { ", …" } else { "" };
-    format!("[{}{more}]", first.join(", "))
+    excerpt(format!("[{}{more}]", first.join(", ")).as_bytes())
 }

@@ -12,7 +12,7 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
+use arrow::datatypes::{DataType, Fields};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::Type as Physical;
 use parquet::errors::ParquetError;
@@ -92,7 +92,7 @@ impl ParquetFile {
             let metadata = Arc::new(schema::without_text(metadata)?);
             let options = || ArrowReaderOptions::new().with_skip_arrow_metadata(true);
             let arrow = ArrowReaderMetadata::try_new(Arc::clone(&metadata), options())?;
-            let arrow = match with_wide_int96(&metadata, arrow.schema()) {
+            let arrow = match schema::for_reading(&metadata, arrow.schema()) {
                 Some(schema) => ArrowReaderMetadata::try_new(metadata, options().with_schema(schema))?,
                 None => arrow,
             };
@@ -151,10 +151,11 @@ impl ParquetFile {
             for leaf in self.leaves(*column) {
                 let needs = self.survey(row_group, leaf)?;
                 let nested = self.metadata().file_metadata().schema_descr().column(leaf).max_rep_level() > 0;
-                let levels = if nested { needs.values * 4 } else { 0 };
-                let page =
-                    needs.compressed_bytes + needs.uncompressed_bytes + needs.dictionary_bytes + levels;
-                bytes.total += page;
+                let levels = if nested { needs.values.saturating_mul(4) } else { 0 };
+                let page = [needs.uncompressed_bytes, needs.dictionary_bytes, levels]
+                    .into_iter()
+                    .fold(needs.compressed_bytes, u64::saturating_add);
+                bytes.total = bytes.total.saturating_add(page);
                 if page > bytes.largest {
                     bytes.largest = page;
                     bytes.largest_column = self.fields()[*column].name().clone();
@@ -208,7 +209,7 @@ impl ParquetHeader {
     }
 
     /// Top-level columns; text appears as `Binary`.
-    pub fn fields(&self) -> &[FieldRef] {
+    pub fn fields(&self) -> &Fields {
         self.arrow.schema().fields()
     }
 
@@ -267,9 +268,10 @@ impl ParquetHeader {
 
     /// The leaf of an embedding that the typed column reader can read: a list of floats.
     fn float_leaf(&self, column: usize) -> Option<(usize, Physical)> {
-        let item = match self.fields()[column].data_type() {
-            DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => item,
-            _ => return None,
+        let (DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _)) =
+            self.fields()[column].data_type()
+        else {
+            return None;
         };
         let [leaf] = self.leaves(column)[..] else {
             return None;
@@ -306,15 +308,14 @@ pub struct PageBytes {
 fn check_frame(file: &PositionedFile, footer_bytes_max: usize) -> Result<()> {
     let path = file.path().display();
     let refuse = |what: String, hint: &str| Err(Error::refused(format!("{path} {what}")).hint(hint));
+    let encrypted =
+        || refuse("is an encrypted Parquet file".into(), "decrypt it first; vecload reads plain Parquet");
     if file.size() == 0 {
         return refuse("is empty (0 bytes)".into(), "write the file again, or leave it out");
     }
     let head = file.read_up_to(4, 0).or_refused(|| format!("read {path}"))?;
     if head == b"PARE" {
-        return refuse(
-            "is an encrypted Parquet file".into(),
-            "decrypt it first; vecload reads plain Parquet",
-        );
+        return encrypted();
     }
     if head != b"PAR1" {
         let kind = match &head[..] {
@@ -340,10 +341,7 @@ fn check_frame(file: &PositionedFile, footer_bytes_max: usize) -> Result<()> {
         return refuse("became shorter while it was read".into(), cut);
     };
     if magic == b"PARE" {
-        return refuse(
-            "is an encrypted Parquet file".into(),
-            "decrypt it first; vecload reads plain Parquet",
-        );
+        return encrypted();
     }
     if magic != b"PAR1" {
         return refuse("starts as a Parquet file and does not end as one".into(), cut);
@@ -360,29 +358,10 @@ fn check_frame(file: &PositionedFile, footer_bytes_max: usize) -> Result<()> {
             format!(
                 "has a footer of {length} bytes, more than the {footer_bytes_max} that --memory leaves for it"
             ),
-            &format!("give --memory {}MiB or more", (length * 8).div_ceil(1 << 20)),
+            &format!("give --memory {}MiB or more", (length * 32).div_ceil(1 << 20)),
         );
     }
     Ok(())
-}
-
-/// INT96 timestamps in microseconds rather than nanoseconds, which would overflow after the year 2262.
-fn with_wide_int96(metadata: &ParquetMetaData, schema: &Schema) -> Option<Arc<Schema>> {
-    let roots = metadata.file_metadata().schema().get_fields();
-    let is_int96 =
-        |index: usize| roots[index].is_primitive() && roots[index].get_physical_type() == Physical::INT96;
-    if !(0..roots.len()).any(is_int96) {
-        return None;
-    }
-    let fields = schema.fields().iter().enumerate().map(|(index, field)| match is_int96(index) {
-        true => Arc::new(Field::new(
-            field.name(),
-            DataType::Timestamp(TimeUnit::Microsecond, None),
-            field.is_nullable(),
-        )),
-        false => Arc::clone(field),
-    });
-    Some(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
 }
 
 /// Rows of a range as a length.

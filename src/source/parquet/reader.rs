@@ -9,9 +9,11 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
 };
+use parquet::basic::Repetition;
 use parquet::column::reader::get_column_reader;
 use parquet::errors::ParquetError;
 use parquet::file::serialized_reader::SerializedPageReader;
+use parquet::schema::types::Type;
 
 use super::guard::guarded;
 use super::lists::ListReader;
@@ -277,13 +279,18 @@ fn list_reader(
     let descriptor = schema.column(leaf);
     let root = &schema.root_schema().get_fields()[column];
     let mut list = ListReader::new(
-        get_column_reader(descriptor.clone(), Box::new(reader)),
+        get_column_reader(Arc::clone(&descriptor), Box::new(reader)),
         descriptor.max_def_level(),
-        descriptor.self_type().is_optional(),
-        root.is_optional(),
+        is_optional(descriptor.self_type()),
+        is_optional(root),
     )?;
     if part.rows.start > 0 {
         list.skip(usize::try_from(part.rows.start).unwrap_or(usize::MAX))?;
     }
     Ok(list)
+}
+
+/// Whether a null has a definition level of its own here; to the crate a repeated field is optional too.
+fn is_optional(field: &Type) -> bool {
+    field.get_basic_info().has_repetition() && field.get_basic_info().repetition() == Repetition::OPTIONAL
 }

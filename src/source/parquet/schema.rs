@@ -5,18 +5,27 @@
 //! writers embed is left aside for the same reason; what it would add (large offsets, views, dictionaries)
 //! is a matter of representation only.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
 use parquet::basic::{ConvertedType, LogicalType, Type as Physical};
 use parquet::errors::Result;
 use parquet::file::metadata::{FileMetaData, ParquetMetaData, ParquetMetaDataBuilder};
 use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 
+use crate::batch::convert::VARIANT;
+
+/// Where Arrow keeps the name of an extension type, in a field's metadata.
+const EXTENSION_TYPE_NAME_KEY: &str = "ARROW:extension:name";
+
+/// UTC as Arrow reads it without its time zone database.
+const UTC: &str = "+00:00";
+
 /// The same metadata with top-level text columns turned into byte columns.
 pub(super) fn without_text(metadata: ParquetMetaData) -> Result<ParquetMetaData> {
     let file = metadata.file_metadata();
-    let fields: Result<Vec<TypePtr>> =
-        file.schema().get_fields().iter().map(|field| field_without_text(field)).collect();
+    let fields: Result<Vec<TypePtr>> = file.schema().get_fields().iter().map(field_without_text).collect();
     let root = Type::group_type_builder(file.schema().name()).with_fields(fields?).build()?;
     let schema = Arc::new(SchemaDescriptor::new(Arc::new(root)));
     let file = FileMetaData::new(
@@ -54,4 +63,151 @@ pub(super) fn is_text(field: &Type) -> bool {
                 ConvertedType::UTF8 | ConvertedType::JSON | ConvertedType::ENUM
             );
     field.is_primitive() && field.get_physical_type() == Physical::BYTE_ARRAY && text
+}
+
+/// The Arrow schema to read with, if it differs from the one that Arrow infers: timestamps with a zone (which
+/// is always UTC in Parquet) have one that Arrow's casts know, INT96 timestamps come in microseconds rather
+/// than nanoseconds, which would overflow after the year 2262, and columns with VARIANT in them are marked.
+pub(super) fn for_reading(metadata: &ParquetMetaData, inferred: &Schema) -> Option<Arc<Schema>> {
+    let descriptor = metadata.file_metadata().schema_descr();
+    let mut leaves = (0..descriptor.num_columns()).map(|leaf| descriptor.column(leaf).physical_type());
+    let roots = descriptor.root_schema().get_fields();
+    let fields = inferred.fields().iter().zip(roots).map(|(field, root)| {
+        let field = field_for_reading(field, &mut leaves);
+        if !holds_variant(root) {
+            return field;
+        }
+        let mark = (EXTENSION_TYPE_NAME_KEY.to_string(), VARIANT.to_string());
+        let metadata: HashMap<_, _> = field.metadata().clone().into_iter().chain([mark]).collect();
+        Arc::new(field.as_ref().clone().with_metadata(metadata))
+    });
+    let fields: Fields = fields.collect();
+    (fields != *inferred.fields()).then(|| Arc::new(Schema::new(fields)))
+}
+
+/// `leaves` gives the physical types of the Parquet leaves, which are in the order of Arrow's.
+fn field_for_reading(field: &FieldRef, leaves: &mut impl Iterator<Item = Physical>) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::List(item) => DataType::List(field_for_reading(item, leaves)),
+        DataType::LargeList(item) => DataType::LargeList(field_for_reading(item, leaves)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(field_for_reading(item, leaves), *size),
+        DataType::Map(entries, sorted) => DataType::Map(field_for_reading(entries, leaves), *sorted),
+        DataType::Struct(fields) => {
+            DataType::Struct(fields.iter().map(|field| field_for_reading(field, leaves)).collect())
+        }
+        leaf => match (leaf, leaves.next()) {
+            (DataType::Timestamp(_, None), Some(Physical::INT96)) => {
+                DataType::Timestamp(TimeUnit::Microsecond, None)
+            }
+            (DataType::Timestamp(unit, Some(_)), _) => DataType::Timestamp(*unit, Some(UTC.into())),
+            (other, _) => other.clone(),
+        },
+    };
+    Arc::new(Field::clone(field).with_data_type(data_type))
+}
+
+fn holds_variant(field: &Type) -> bool {
+    matches!(field.get_basic_info().logical_type_ref(), Some(LogicalType::Variant(_)))
+        || field.is_group() && field.get_fields().iter().any(|field| holds_variant(field))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use arrow::array::{Array, AsArray, Int64Array, StructArray, TimestampNanosecondArray};
+    use arrow::datatypes::{TimestampMicrosecondType, TimestampNanosecondType};
+    use arrow::record_batch::RecordBatch;
+    use parquet::arrow::ArrowWriter;
+    use parquet::column::writer::ColumnWriter;
+    use parquet::data_type::Int96;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    use super::super::{ParquetFile, PartReader, Projection, read_rows};
+    use super::*;
+    use crate::batch::reject::Reason;
+
+    fn corpus(name: &str) -> ParquetFile {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
+        ParquetFile::open(&path, 1 << 20).expect("a good file")
+    }
+
+    #[test]
+    fn zones_are_offsets_however_deep_they_lie() {
+        let zoned = TimestampNanosecondArray::from(vec![1]).with_timezone("Europe/Berlin");
+        let inner = Field::new("t", zoned.data_type().clone(), true);
+        let nested = StructArray::from(vec![(Arc::new(inner.clone()), Arc::new(zoned.clone()) as _)]);
+        let schema = Schema::new(vec![
+            Field::new("n", DataType::Int64, true),
+            Field::new("t", zoned.data_type().clone(), true),
+            Field::new("s", nested.data_type().clone(), true),
+        ]);
+        let columns: Vec<Arc<dyn Array>> =
+            vec![Arc::new(Int64Array::from(vec![1])), Arc::new(zoned), Arc::new(nested)];
+        let batch = RecordBatch::try_new(Arc::new(schema), columns).expect("a batch");
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("zones.parquet");
+        let file = std::fs::File::create(&path).expect("a file");
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), None).expect("a writer");
+        writer.write(&batch).expect("written");
+        writer.close().expect("closed");
+
+        let file = ParquetFile::open(&path, 1 << 20).expect("a good file");
+        let utc = DataType::Timestamp(TimeUnit::Nanosecond, Some(UTC.into()));
+        assert_eq!(*file.fields()[1].data_type(), utc);
+        assert_eq!(*file.fields()[2].data_type(), DataType::Struct(vec![inner.with_data_type(utc)].into()));
+        let rows = read_rows(&file, 0, &[0]).expect("the row");
+        assert_eq!(rows.column(2).as_struct().column(0).as_primitive::<TimestampNanosecondType>().value(0), 1);
+    }
+
+    #[test]
+    fn int96_in_a_structure_reaches_beyond_2262() {
+        let schema = "message m { required int64 n; required group s { required int64 a; required int96 t; } }";
+        let schema = Arc::new(parse_message_type(schema).expect("a schema"));
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("int96.parquet");
+        let file = std::fs::File::create(&path).expect("a file");
+        let mut writer = SerializedFileWriter::new(file, schema, Arc::default()).expect("a writer");
+        let mut group = writer.next_row_group().expect("a row group");
+        // Julian day 2,816,788 is 3000-01-01.
+        let far = Int96::from(vec![0, 0, 2_816_788]);
+        while let Some(mut column) = group.next_column().expect("a column") {
+            match column.untyped() {
+                ColumnWriter::Int64ColumnWriter(column) => column.write_batch(&[7], None, None).expect("one"),
+                ColumnWriter::Int96ColumnWriter(column) => column.write_batch(&[far], None, None).expect("one"),
+                _ => panic!("no such column"),
+            };
+            column.close().expect("closed");
+        }
+        group.close().expect("closed");
+        writer.close().expect("closed");
+
+        let file = ParquetFile::open(&path, 1 << 20).expect("a good file");
+        let rows = read_rows(&file, 0, &[0]).expect("the row");
+        let times = rows.column(1).as_struct().column(1).clone();
+        assert_eq!(times.as_primitive::<TimestampMicrosecondType>().value(0), 32_503_680_000_000_000);
+    }
+
+    #[test]
+    fn a_variant_is_marked() {
+        let file = corpus("duckdb_metadata_variant.parquet");
+        let marked = file.fields().iter().filter(|field| field.extension_type_name() == Some(VARIANT));
+        assert_eq!(marked.map(|field| &field.name()[..]).collect::<Vec<_>>(), ["metadata"]);
+    }
+
+    #[test]
+    fn an_empty_list_without_optional_levels_has_dimension_0() {
+        for (name, row) in [("edited_list_bare_repeated.parquet", 7), ("edited_list_two_level_array.parquet", 7)] {
+            let file = Arc::new(corpus(name));
+            let embedding = file.fields().iter().position(|field| field.name() == "embedding").expect("there");
+            let projection = Projection { embedding, columns: vec![] };
+            let part = file.parts(0, 0, &projection).remove(0);
+            let mut reader = PartReader::open(file, part, projection, 1000, 8).expect("a reader");
+            let batch = reader.next_batch().expect("readable").expect("rows");
+            let fault = batch.embeddings.faults.iter().find(|fault| fault.0 == row);
+            let fault = fault.map(|(_, reason, shown)| (reason, &shown[..]));
+            assert_eq!(fault, Some((&Reason::Dimension { found: 0, expected: 8 }, "[]")), "{name}");
+        }
+    }
 }

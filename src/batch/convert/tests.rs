@@ -1,0 +1,235 @@
+//! Each rule for values that PostgreSQL refuses, or that a cast of Arrow's would change.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryArray, BinaryBuilder, Date32Array, Decimal128Array, Float32Array, Float64Array,
+    Int64Array, Int64Builder, ListBuilder, MapBuilder, NullArray, StringBuilder, StructArray,
+    TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray, UInt64Builder,
+};
+use arrow::datatypes::{DataType, Field};
+
+use super::{Converter, VARIANT, shown};
+use crate::batch::reject::{EXCERPT_BYTES_MAX, Reason};
+use crate::postgres::types::TargetType;
+
+/// A column converted: the fields without their length, null where there is none, and the rejects.
+fn convert(array: ArrayRef, target: &TargetType) -> (Vec<Option<Vec<u8>>>, Vec<(usize, Reason, String)>) {
+    let field = Field::new("v", array.data_type().clone(), true);
+    let converter = Converter::bind(&field, true, target).expect("the types go together");
+    let mut rejects = Vec::new();
+    let cells = converter.convert(&array, &mut rejects).expect("no bug");
+    let fields = (0..array.len()).map(|row| {
+        let mut field = Vec::new();
+        cells.put(row, &mut field);
+        (field[..4] != [0xff; 4]).then(|| field.split_off(4))
+    });
+    (fields.collect(), rejects)
+}
+
+fn rows_rejected(array: ArrayRef, target: &TargetType) -> Vec<usize> {
+    convert(array, target).1.into_iter().map(|(row, ..)| row).collect()
+}
+
+fn texts(values: &[&str]) -> ArrayRef {
+    Arc::new(BinaryArray::from_iter_values(values.iter().map(|value| value.as_bytes())))
+}
+
+fn json_of(array: ArrayRef) -> (Vec<String>, Vec<(usize, Reason, String)>) {
+    let (fields, rejects) = convert(array, &TargetType::Json);
+    (fields.into_iter().map(|field| String::from_utf8(field.unwrap_or_default()).expect("text")).collect(), rejects)
+}
+
+#[test]
+fn a_decimal_with_a_fraction_is_no_integer() {
+    let decimals = Decimal128Array::from_iter_values([150, -299, 200, 70_000_00])
+        .with_precision_and_scale(20, 2)
+        .expect("a decimal");
+    let (fields, rejects) = convert(Arc::new(decimals), &TargetType::Int2);
+    let reasons: Vec<_> = rejects.iter().map(|(row, reason, shown)| (*row, reason.class(), &shown[..])).collect();
+    assert_eq!(
+        reasons,
+        [(0, "value", "1.50"), (1, "value", "-2.99"), (3, "integer_out_of_range", "70000.00")]
+    );
+    assert_eq!(fields[2], Some(vec![0, 2]));
+}
+
+#[test]
+fn text_beyond_bigint_is_out_of_range() {
+    let texts = texts(&["9223372036854775808", " -9223372036854775808 ", "1.5", "x"]);
+    let (_, rejects) = convert(texts, &TargetType::Int8);
+    let classes: Vec<_> = rejects.iter().map(|(row, reason, _)| (*row, reason.class())).collect();
+    assert_eq!(classes, [(0, "integer_out_of_range"), (2, "value"), (3, "value")]);
+}
+
+#[test]
+fn no_element_of_an_array_vanishes() {
+    let mut lists = ListBuilder::new(UInt64Builder::new());
+    lists.append_value([Some(1), None]);
+    lists.append_value([Some(u64::MAX), Some(1)]);
+    lists.append_null();
+    let (fields, rejects) = convert(Arc::new(lists.finish()), &TargetType::Int8Array);
+    assert_eq!(
+        rejects,
+        [(1, Reason::IntegerRange("bigint".into()), "18446744073709551615".to_string())]
+    );
+    assert!(fields[0].is_some() && fields[2].is_none());
+
+    let mut lists = ListBuilder::new(BinaryBuilder::new());
+    lists.append_value([Some(b"good"), None]);
+    lists.append_value([Some(b"\xff\xfe\xff\xff")]);
+    let (_, rejects) = convert(Arc::new(lists.finish()), &TargetType::TextArray);
+    assert_eq!(rejects.iter().map(|reject| (reject.0, &reject.1)).collect::<Vec<_>>(), [(1, &Reason::InvalidUtf8)]);
+
+    let mut lists = ListBuilder::new(arrow::array::TimestampSecondBuilder::new());
+    lists.append_value([Some(0), None]);
+    lists.append_value([Some(i64::MAX)]);
+    assert_eq!(rows_rejected(Arc::new(lists.finish()), &TargetType::TextArray), [1]);
+}
+
+#[test]
+fn json_has_no_nan_no_infinity_and_no_date_outside_the_calendar() {
+    let number = |values: Vec<f64>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
+    let (out, rejects) = json_of(number(vec![0.1, f64::NAN, 1e300]));
+    assert_eq!((&out[0][..], &out[2][..]), ("0.1", "1e300"));
+    assert!(matches!(&rejects[..], [(1, Reason::Json(why), _)] if why.contains("NaN")));
+
+    let field = |name: &str, array: &ArrayRef| Arc::new(Field::new(name, array.data_type().clone(), true));
+    let single: ArrayRef = Arc::new(Float32Array::from(vec![0.1, f32::INFINITY, 1.0]));
+    let times: ArrayRef =
+        Arc::new(TimestampMillisecondArray::from(vec![Some(0), None, Some(i64::MAX)]).with_timezone("+00:00"));
+    let structs = StructArray::from(vec![(field("a", &single), single), (field("t", &times), times)]);
+    let (out, rejects) = json_of(Arc::new(structs));
+    assert_eq!(out[0], r#"{"a":0.1,"t":"1970-01-01T00:00:00Z"}"#);
+    assert_eq!(rejects.iter().map(|reject| (reject.0, reject.1.class())).collect::<Vec<_>>(), [(1, "json"), (2, "json")]);
+}
+
+#[test]
+fn keys_of_maps_become_text_and_null_keys_reject_their_row() {
+    let mut maps = MapBuilder::new(None, Int64Builder::new(), StringBuilder::new());
+    maps.keys().append_value(7);
+    maps.values().append_value("seven");
+    maps.append(true).expect("a map");
+    maps.append(false).expect("a null");
+    let (out, rejects) = json_of(Arc::new(maps.finish()));
+    assert_eq!((&out[0][..], rejects.len()), (r#"{"7":"seven"}"#, 0));
+
+    let bytes = DataType::Struct(
+        vec![Field::new("key", DataType::Binary, false), Field::new("value", DataType::Int64, true)].into(),
+    );
+    let map = DataType::Map(Arc::new(Field::new("entries", bytes, false)), false);
+    assert!(Converter::bind(&Field::new("m", map, true), false, &TargetType::Jsonb).is_err());
+}
+
+#[test]
+fn finite_numbers_never_become_infinite_or_zero_floats() {
+    let numbers = ["1e400", "1e-400", "0e-400", "-0", "Infinity", "NaN", " 1e38 ", "5e-324"];
+    assert_eq!(rows_rejected(texts(&numbers), &TargetType::Float8), [0, 1]);
+    assert_eq!(rows_rejected(texts(&numbers), &TargetType::Float4), [0, 1, 7]);
+    let wide = Float64Array::from(vec![1e-50, -1e39, 1e-45, 0.0, f64::INFINITY, f64::NAN, 1e300]);
+    assert_eq!(rows_rejected(Arc::new(wide), &TargetType::Float4), [0, 1, 6]);
+    let decimals = Decimal128Array::from_iter_values([123_456_789_012_345_678_901_234_567i128])
+        .with_precision_and_scale(38, 20)
+        .expect("a decimal");
+    let (fields, _) = convert(Arc::new(decimals), &TargetType::Float8);
+    assert_eq!(fields[0], Some(1_234_567.890_123_456_8f64.to_be_bytes().to_vec()));
+}
+
+#[test]
+fn numerics_are_refused_after_the_servers_rounding() {
+    let target = TargetType::Numeric(Some((5, 2)));
+    assert_eq!(rows_rejected(texts(&["999.994", "999.995", "NaN", "inf", "1e3", "x"]), &target), [1, 3, 4, 5]);
+    let floats = Float64Array::from(vec![999.994, 999.995, f64::NAN, f64::INFINITY]);
+    assert_eq!(rows_rejected(Arc::new(floats), &target), [1, 3]);
+    assert!(rows_rejected(texts(&["-Infinity"]), &TargetType::Numeric(None)).is_empty());
+}
+
+#[test]
+fn nanoseconds_are_rounded_down_before_and_after_1970() {
+    let epoch = 946_684_800_000_000i64;
+    let expected: Vec<_> = [-1, 0, -2].map(|micros: i64| Some((micros - epoch).to_be_bytes().to_vec())).into();
+    let column = TimestampNanosecondArray::from(vec![-1, 999, -1_001]);
+    assert_eq!(convert(Arc::new(column), &TargetType::Timestamptz).0, expected);
+    let written = ["1969-12-31 23:59:59.999999999", "1970-01-01T00:00:00.000000999Z", "1969-12-31 23:59:59.999998999"];
+    assert_eq!(convert(texts(&written), &TargetType::Timestamptz).0, expected);
+    let dates = convert(Arc::new(TimestampNanosecondArray::from(vec![-1])), &TargetType::Date).0;
+    assert_eq!(dates[0], Some((-10_958i32).to_be_bytes().to_vec()));
+}
+
+#[test]
+fn times_in_text_are_read_as_the_server_reads_them() {
+    let seconds = |text: &str, target: &TargetType| {
+        let (fields, _) = convert(texts(&[text]), target);
+        let bytes: [u8; 8] = fields[0].as_deref()?.try_into().ok()?;
+        Some(i64::from_be_bytes(bytes) / 1_000_000 + 946_684_800)
+    };
+    for (text, target, expected) in [
+        (" 1970-01-02 00:00:01\n", TargetType::Timestamptz, Some(86_401)),
+        ("1970-01-01T00:02", TargetType::Timestamptz, Some(120)),
+        ("1970-01-01T02:02+02", TargetType::Timestamptz, Some(120)),
+        ("1970-01-01 02:00:00 +02:00", TargetType::Timestamptz, Some(0)),
+        ("1970-01-01 02:00:00+02:00", TargetType::Timestamp, Some(7_200)),
+        ("1970-01-01 02:00:00Z", TargetType::Timestamp, Some(7_200)),
+        ("1970-01-02", TargetType::Timestamp, Some(86_400)),
+        ("1970-01-01 02:00:00+16:00", TargetType::Timestamptz, None),
+        ("0000-01-01 00:00:00", TargetType::Timestamptz, None),
+        ("1970-01-01 é", TargetType::Timestamptz, None),
+        ("1970-01-01T00:0é", TargetType::Timestamptz, None),
+        ("noon", TargetType::Timestamptz, None),
+        ("", TargetType::Timestamptz, None),
+    ] {
+        assert_eq!(seconds(text, &target), expected, "{text} into {target}");
+    }
+    let (days, _) = convert(texts(&["1970-01-01 23:00:00-08:00", "-0001-01-01", "0000-01-01"]), &TargetType::Date);
+    assert_eq!(days, [Some((-10_957i32).to_be_bytes().to_vec()), None, None]);
+}
+
+#[test]
+fn milliseconds_reach_to_the_ends_of_the_servers_calendar() {
+    let millis = [9_224_318_015_999_999, 9_224_318_016_000_000, -210_866_803_200_000, -210_866_803_200_001];
+    let column = TimestampMillisecondArray::from(millis.to_vec()).with_timezone("UTC");
+    let (_, rejects) = convert(Arc::new(column), &TargetType::Timestamptz);
+    assert_eq!(rejects.iter().map(|reject| reject.0).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(rejects[0].2, "9224318016000000 ms since 1970-01-01");
+    let days: ArrayRef = Arc::new(Date32Array::from(vec![2_145_042_905, i32::MAX]));
+    let (_, rejects) = convert(days, &TargetType::Date);
+    assert_eq!((rejects[0].0, &rejects[0].2[..], rejects.len()), (1, "2147483647 days since 1970-01-01", 1));
+}
+
+#[test]
+fn times_outside_arrows_calendar_are_rejects_as_text() {
+    let times = TimestampMicrosecondArray::from(vec![Some(0), Some(i64::MIN), None]).with_timezone("+00:00");
+    let (fields, rejects) = convert(Arc::new(times), &TargetType::Text);
+    assert_eq!(fields[0].as_deref(), Some(&b"1970-01-01T00:00:00Z"[..]));
+    assert_eq!(rejects.iter().map(|reject| reject.0).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_variant_is_refused_by_name() {
+    let field = Field::new("m", DataType::Struct(vec![Field::new("value", DataType::Binary, true)].into()), true)
+        .with_metadata([("ARROW:extension:name".to_string(), VARIANT.to_string())]);
+    let refused = Converter::bind(&field, false, &TargetType::Jsonb).map_err(|error| error.to_string());
+    assert!(refused.is_err_and(|text| text.contains("VARIANT")));
+}
+
+#[test]
+fn a_column_without_a_type_is_all_null() {
+    for target in [TargetType::Text, TargetType::Int8, TargetType::Jsonb, TargetType::Vector(Some(3))] {
+        let (fields, rejects) = convert(Arc::new(NullArray::new(2)), &target);
+        assert_eq!((fields, rejects.len()), (vec![None, None], 0));
+    }
+}
+
+#[test]
+fn excerpts_of_lists_are_bounded() {
+    let mut lists = ListBuilder::new(Int64Builder::new());
+    lists.append_value((0..1000).map(Some));
+    let lists: ArrayRef = Arc::new(lists.finish());
+    assert!(shown(&lists, 0).len() <= EXCERPT_BYTES_MAX);
+}
+
+#[test]
+fn integers_stay_as_they_are() {
+    let (fields, rejects) = convert(Arc::new(Int64Array::from(vec![Some(-1), None])), &TargetType::Int8);
+    assert_eq!((fields, rejects.len()), (vec![Some(vec![0xff; 8]), None], 0));
+}
