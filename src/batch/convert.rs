@@ -98,7 +98,9 @@ impl Converter {
                 Some(How::JsonFromStructure(Arc::new(source.clone())))
             }
             T::Bytea if matches!(from, D::Binary | D::FixedSizeBinary(_)) => Some(How::Bytea),
-            T::TextArray if element(from).is_some_and(|item| is_text(item) || is_scalar(item) || item.is_null()) => {
+            T::TextArray
+                if element(from).is_some_and(|item| is_text(item) || is_scalar(item) || item.is_null()) =>
+            {
                 Some(How::TextArray)
             }
             T::Int8Array if element(from).is_some_and(|item| item.is_integer() || item.is_null()) => {
@@ -177,7 +179,9 @@ fn cast_rows(array: &ArrayRef, to: &DataType, safe: &CastOptions<'_>) -> Result<
     // Without rows only the types can be at fault.
     cast_with_options(&array.slice(0, 0), to, safe).map_err(unexpected)?;
     let rows: Vec<ArrayRef> = (0..array.len())
-        .map(|row| cast_with_options(&array.slice(row, 1), to, safe).unwrap_or_else(|_| new_null_array(to, 1)))
+        .map(|row| {
+            cast_with_options(&array.slice(row, 1), to, safe).unwrap_or_else(|_| new_null_array(to, 1))
+        })
         .collect();
     concat(&rows.iter().map(AsRef::as_ref).collect::<Vec<_>>()).map_err(unexpected)
 }

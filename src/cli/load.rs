@@ -226,10 +226,11 @@ async fn suggest_search(context: &Context<'_>, server: &Server, report: &LoadRep
     let Ok(table) = report.table.parse::<crate::postgres::QualifiedName>() else {
         return;
     };
-    let one = format!("select id::text, left(content, 60) from {} order by id limit 1", table.sql());
+    let one = format!("select id::text, left(content, 60) from {} where id is not null limit 1", table.sql());
     // A table of another shape gets no suggestion.
-    if let Ok(Some(row)) = session.query_opt(&one, &[]).await {
-        let (id, content): (String, String) = (row.get(0), row.get(1));
+    if let Ok(Some(row)) = session.query_opt(&one, &[]).await
+        && let (Ok(id), Ok(content)) = (row.try_get::<_, String>(0), row.try_get::<_, String>(1))
+    {
         let table = match context.global.table.as_deref() {
             Some(table) => format!(" --table {table}"),
             None => String::new(),

@@ -85,17 +85,18 @@ async fn fit_memory(session: &Session, target: &Target) -> Result<(), tokio_post
     if rows <= 0.0 || target.citus.is_some() {
         return Ok(());
     }
-    let needed = rows * (dim as f64 * 4.0 + NODE_BYTES) * 1.25 + SPARE_BYTES;
+    let graph = rows * (dim as f64 * 4.0 + NODE_BYTES) * 1.25;
+    let needed = graph + SPARE_BYTES;
     if needed < memory {
         session
             .batch_execute(&format!("set maintenance_work_mem = '{}kB'", (needed / 1024.0) as u64))
             .await?;
-    } else {
+    } else if graph > memory {
         tracing::warn!(
             "the HNSW graph of {} needs about {} of memory, and maintenance_work_mem is {}: once it is full the build \
              goes on much slower",
             target.name,
-            indicatif::BinaryBytes(needed as u64),
+            indicatif::BinaryBytes(graph as u64),
             indicatif::BinaryBytes(memory as u64)
         );
     }

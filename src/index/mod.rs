@@ -132,16 +132,19 @@ pub async fn secondary_indexes(client: &Client, target: &Target) -> Result<Vec<I
     Ok(rows.iter().map(|row| IndexDefinition { name: row.get(0), sql: row.get(1) }).collect())
 }
 
-/// Drops indexes of the target's schema.
+/// Drops indexes of the target's schema. Waits for readers of the table, but not for long: searches that come
+/// later queue behind it.
 pub async fn drop_indexes(client: &Client, target: &Target, indexes: &[IndexDefinition]) -> Result<()> {
+    let failed = |error| {
+        pg_error(format!("drop the indexes of {}", target.name), error)
+            .hint("a long query holds the table: wait for it and run again, or load with --index keep")
+    };
     let schema =
         target.name.schema.as_deref().map(|schema| format!("{}.", quote_ident(schema))).unwrap_or_default();
+    client.batch_execute("set lock_timeout = '15s'").await.map_err(failed)?;
     for index in indexes {
         let sql = format!("drop index if exists {schema}{}", quote_ident(&index.name));
-        client
-            .batch_execute(&sql)
-            .await
-            .map_err(|error| pg_error(format!("drop index {}", index.name), error))?;
+        client.batch_execute(&sql).await.map_err(failed)?;
     }
-    Ok(())
+    client.batch_execute("set lock_timeout = 0").await.map_err(failed)
 }

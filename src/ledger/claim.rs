@@ -8,7 +8,7 @@ use tokio_postgres::{Client, Row, Transaction};
 
 use super::blocks::Run;
 use super::coverage::{Coverage, CoveredSlice};
-use super::known::{choose, full_hashes, known_sources, same_content, unchanged_since_interrupted};
+use super::known::{exact, full_hashes, known_sources, likely, same_content, unchanged_since_interrupted};
 use super::{ALIVE_LOCK, START_LOCK};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Target;
@@ -140,19 +140,33 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
     Ok(claim)
 }
 
-/// Finds for each named source the known one that it continues.
+/// Finds for each named source the known one that it continues. Exact matches come first, so that the order of
+/// the command does not matter.
 async fn choose_all(
     transaction: &Transaction<'_>,
     target: &Target,
     request: &ClaimRequest,
     hashes: &HashMap<PathBuf, String>,
 ) -> Result<Vec<Choice>> {
-    let mut choices = Vec::with_capacity(request.sources.len());
-    let mut taken = BTreeSet::new();
-    let mut new_occurrences: HashMap<&str, i32> = HashMap::new();
+    let mut known = Vec::with_capacity(request.sources.len());
     for source in &request.sources {
-        let known = known_sources(transaction, target, source).await?;
-        if let Some(known) = choose(source, &known, &taken, request.again, target)? {
+        known.push(known_sources(transaction, target, source).await?);
+    }
+    let mut taken = BTreeSet::new();
+    let mut exact_ids = Vec::with_capacity(request.sources.len());
+    for (source, known) in request.sources.iter().zip(&known) {
+        let found = exact(source, known, &taken, request.again);
+        taken.extend(found.map(|known| known.source_id));
+        exact_ids.push(found);
+    }
+    let mut choices = Vec::with_capacity(request.sources.len());
+    let mut new_occurrences: HashMap<&str, i32> = HashMap::new();
+    for ((source, known), exact) in request.sources.iter().zip(&known).zip(exact_ids) {
+        let found = match exact {
+            None if !request.again => likely(source, known, &taken, target)?,
+            exact => exact,
+        };
+        if let Some(known) = found {
             same_content(transaction, source, known, target, hashes).await?;
             taken.insert(known.source_id);
             choices.push(Choice::Known {

@@ -84,7 +84,8 @@ const SUMMARY_SQL: &str = "
         extract(epoch from l.finished_at - l.run_started_at)::float8 as seconds,
         (l.report ->> 'rows_per_second')::float8 as rows_per_second,
         (select coalesce(sum(b.rows), 0)::bigint from vecload_ledger.blocks b where b.load_id = l.load_id) as rows,
-        (select count(*) from vecload_ledger.rejects r where r.load_id = l.load_id) as rejected,
+        (select count(*) from vecload_ledger.rejects r join vecload_ledger.sources s using (source_id)
+            where r.load_id = l.load_id or s.load_id = l.load_id) as rejected,
         (select count(*) from vecload_ledger.sources s where s.load_id = l.load_id) as sources
     from vecload_ledger.loads l";
 
@@ -150,7 +151,7 @@ pub async fn rejects(client: &Client, load_id: i64) -> Result<Vec<RejectRecord>>
         .query(
             "select s.name, r.unit, r.row, r.line, r.column_name, r.class, r.reason, r.excerpt
              from vecload_ledger.rejects r join vecload_ledger.sources s using (source_id)
-             where r.load_id = $1 order by s.source_id, r.unit, r.row",
+             where r.load_id = $1 or s.load_id = $1 order by s.source_id, r.unit, r.row",
             &[&load_id],
         )
         .await

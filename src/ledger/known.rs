@@ -49,32 +49,45 @@ pub(super) async fn known_sources(
     Ok(rows.iter().map(known).collect())
 }
 
-/// The known source that a named one continues, if any.
-pub(super) fn choose<'a>(
+/// The known source that a named one is without any doubt: same recipe and untouched since.
+pub(super) fn exact<'a>(
     source: &NamedSource,
     known: &'a [Known],
     taken: &BTreeSet<i64>,
     again: bool,
+) -> Option<&'a Known> {
+    known.iter().find(|known| {
+        !taken.contains(&known.source_id)
+            && known.recipe == source.recipe
+            && known.modified_nanos == source.fingerprint.modified_nanos
+            // An interrupted `--again` goes on instead of starting one more.
+            && (!again || known.state == "open")
+    })
+}
+
+/// The known source that a named one continues, if any, after the exact ones are taken.
+pub(super) fn likely<'a>(
+    source: &NamedSource,
+    known: &'a [Known],
+    taken: &BTreeSet<i64>,
     target: &Target,
 ) -> Result<Option<&'a Known>> {
-    let mut free = known.iter().filter(|known| !taken.contains(&known.source_id));
-    if again {
-        // An interrupted `--again` goes on instead of starting one more.
-        return Ok(free.find(|known| known.state == "open" && known.recipe == source.recipe));
-    }
-    let Some(first) = free.next() else { return Ok(None) };
-    if first.recipe != source.recipe {
-        return Err(Error::refused(format!(
+    let free = || known.iter().filter(|known| !taken.contains(&known.source_id));
+    let mut same_recipe = free().filter(|known| known.recipe == source.recipe);
+    let best = same_recipe.clone().find(|known| known.state == "complete").or_else(|| same_recipe.next());
+    match (best, free().next()) {
+        (Some(best), _) => Ok(Some(best)),
+        (None, None) => Ok(None),
+        (None, Some(other)) => Err(Error::refused(format!(
             "{} was loaded into {} by load {} with another recipe: then {}, now {}",
             source.path.display(),
             target.name,
-            first.load_id,
-            first.recipe,
+            other.load_id,
+            other.recipe,
             source.recipe
         ))
-        .hint("give the same --map and --set as then, or --again to load its rows once more with these"));
+        .hint("give the same --map and --set as then, or --again to load its rows once more with these")),
     }
-    Ok(Some(first))
 }
 
 /// Hashes of files whose fingerprint is known with another modification time, where an earlier load has

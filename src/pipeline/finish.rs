@@ -46,13 +46,13 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
             let (path, planned) = (source.path.clone(), source.fingerprint.clone());
             let hash = blocking(move || {
                 let file = PositionedFile::open(&path).map_err(|error| error.with_kind(Kind::Failed))?;
-                match Fingerprint::of(&file)? == planned {
-                    true => full_hash(&file),
-                    false => {
-                        Err(Error::failed(format!("{} changed while it was being loaded", path.display()))
-                            .hint("its rows may be of both versions: vecload loads undo takes them back"))
-                    }
+                let hash = full_hash(&file)?;
+                // Looked at after all of it was read: it may change even now.
+                if Fingerprint::of(&file)? == planned {
+                    return Ok(hash);
                 }
+                Err(Error::failed(format!("{} changed while it was being loaded", path.display()))
+                    .hint("its rows may be of both versions: vecload loads undo takes them back"))
             })
             .await?;
             complete_source(&load.control, claimed.source_id, &hash).await?;

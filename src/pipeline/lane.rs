@@ -12,10 +12,11 @@ use tokio::sync::mpsc::Sender;
 
 use super::counters::{Counters, Stage};
 use super::ids::IdPool;
-use super::plan::LoadPlan;
+use super::plan::{LoadPlan, PlannedSource};
 use super::stop::Stop;
 use super::verdict::RejectLimit;
 use crate::batch::ChunkBatch;
+use crate::config::sizes::show_size;
 use crate::copy::IdRange;
 use crate::error::{Error, Result};
 use crate::ledger::coverage::Coverage;
@@ -87,13 +88,14 @@ impl LaneContext {
         let needed = usize::try_from(pages.total).unwrap_or(usize::MAX).saturating_add(working);
         if needed > self.lane_memory.total() {
             return Err(Error::failed(format!(
-                "{}, row group {}: its pages need {needed} bytes of memory at a time (the largest, of column \"{}\", {}), \
+                "{}, row group {}: its pages need {} of memory at a time (the largest, of column \"{}\", {}), \
                  and --memory leaves {}",
                 source.path.display(),
                 part.unit,
+                show_size(needed as u64),
                 pages.largest_column,
-                pages.largest,
-                self.lane_memory.total()
+                show_size(pages.largest),
+                show_size(self.lane_memory.total() as u64)
             ))
             .hint(format!("give --memory {}MiB or more", (needed * 2).div_ceil(1 << 20) + 1)));
         }
@@ -102,7 +104,8 @@ impl LaneContext {
         };
         let stored = file.stored_bytes(part.unit, &source.projection);
         let rows_of_unit = source.unit_rows[part.unit as usize].max(1);
-        let mut reader = PartReader::open(file, part, source.projection.clone(), batch_rows, self.plan.dim)?;
+        let mut reader =
+            PartReader::open(Arc::clone(&file), part, source.projection.clone(), batch_rows, self.plan.dim)?;
         loop {
             let started = Instant::now();
             let Some(batch) = reader.next_batch()? else { break };
@@ -114,7 +117,7 @@ impl LaneContext {
                 break;
             }
         }
-        Ok(())
+        unchanged(&file, source)
     }
 
     /// Checks, encodes and hands on one batch; gives its buffer back.
@@ -209,12 +212,7 @@ impl LaneContext {
         let planned = &self.plan.sources[source];
         let file = ParquetFile::open(&planned.path, self.plan.settings.footer_bytes_max())
             .map_err(|error| error.with_kind(crate::error::Kind::Failed))?;
-        let same = file.file().size() == planned.fingerprint.size
-            && file.file().modified_nanos()? == planned.fingerprint.modified_nanos;
-        if !same {
-            return Err(Error::failed(format!("{} changed while it was being loaded", planned.path.display()))
-                .hint("rows already loaded stay; put the old file back and run again, or take them back with vecload loads undo"));
-        }
+        unchanged(&file, planned)?;
         let file = Arc::new(file);
         open_files.insert(source, Arc::downgrade(&file));
         Ok(file)
@@ -270,6 +268,18 @@ impl LaneContext {
         }
         self.counters.partition.waited(started.elapsed());
     }
+}
+
+/// Refuses to go on with a file that was written to, in place or by another one of its name.
+fn unchanged(file: &ParquetFile, planned: &PlannedSource) -> Result<()> {
+    let same = file.file().size() == planned.fingerprint.size
+        && file.file().modified_nanos()? == planned.fingerprint.modified_nanos;
+    if same {
+        return Ok(());
+    }
+    Err(Error::failed(format!("{} changed while it was being loaded", planned.path.display())).hint(
+        "rows already loaded stay; put the old file back and run again, or take them back: vecload loads undo",
+    ))
 }
 
 /// Takes `count` ids from the front.

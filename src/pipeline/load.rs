@@ -189,7 +189,12 @@ async fn prepare(
         IndexPolicy::Defer if !plan.target.is_empty => REBUILD,
         other => other.name(),
     };
-    let claimed = claim(&mut control, &plan.target, &claim_request(&plan, &request, index_plan)).await?;
+    // Until the claim is committed nothing is written.
+    let claimed = claim(&mut control, &plan.target, &claim_request(&plan, &request, index_plan)).await;
+    let claimed = claimed.map_err(|error| match error.kind() {
+        Kind::Failed => error.with_kind(Kind::Refused),
+        _ => error,
+    })?;
     // A resumption finds rows in the table; what the load's first run decided still holds.
     let index = match claimed.index_plan.as_str() {
         "defer" | REBUILD if request.index == IndexPolicy::Auto => IndexPolicy::Defer,
@@ -264,7 +269,7 @@ impl Prepared {
         }
         let limit = Arc::new(RejectLimit::new(self.plan.settings.max_rejects, rows_before, rejects_before));
         limit.check_known(self.claim.load_id)?;
-        self.drop_indexes(observer).await?;
+        self.drop_indexes(observer, stop).await?;
 
         observer.loading(LoadView {
             counters: Arc::clone(counters),
@@ -316,7 +321,7 @@ impl Prepared {
     }
 
     /// Drops secondary indexes that come back after the rows; the ledger knows them first.
-    async fn drop_indexes(&self, observer: &dyn Observer) -> Result<()> {
+    async fn drop_indexes(&self, observer: &dyn Observer, stop: &Stop) -> Result<()> {
         if self.index != IndexPolicy::Defer {
             return Ok(());
         }
@@ -331,7 +336,13 @@ impl Prepared {
         note_dropped_indexes(&self.control, self.claim.load_id, &definitions).await?;
         let names: Vec<&str> = present.iter().map(|index| index.name.as_str()).collect();
         observer.say(&format!("dropping {} until the rows are in", names.join(", ")));
-        index::drop_indexes(&self.control, &self.plan.target, &present).await
+        tokio::select! {
+            dropped = index::drop_indexes(&self.control, &self.plan.target, &present) => dropped,
+            () = stop.stopping() => {
+                self.control.cancel().await?;
+                Err(stop.take().unwrap_or_else(|| Error::interrupted("interrupted")))
+            }
+        }
     }
 
     /// Completes the sources, then builds what was deferred.

@@ -22,7 +22,7 @@ pub mod verdict;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -44,6 +44,10 @@ use crate::postgres::{ConnectSettings, Session, SessionOptions};
 use crate::route::Endpoint;
 use crate::source::UnitPart;
 use crate::writer::{TRANSACTION_TIMEOUT, Writer};
+
+/// A block in hand is given so long to commit when the load stops; with an HNSW index present it could take
+/// minutes, and is then rolled back.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// Slices of rejects on their way to the ledger; a slice is at most a batch.
 const REJECT_QUEUE: usize = 16;
@@ -228,7 +232,20 @@ async fn write_blocks(
         let Some(HeldBlock { block, held }) = block else {
             break;
         };
-        match writer.write(&block, &numbers).await {
+        let canceller = writer.canceller();
+        let give_up = async {
+            stop.stopping().await;
+            tokio::time::sleep(STOP_GRACE).await;
+            if let Err(error) = canceller.cancel().await {
+                tracing::debug!("cancel a writer: {error}");
+            }
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        let written = tokio::select! {
+            written = writer.write(&block, &numbers) => written,
+            never = give_up => match never {},
+        };
+        match written {
             Ok(committed) => counters.write.worked(block.rows, block.bytes as u64, committed.busy),
             Err(error) => {
                 stop.because(error);

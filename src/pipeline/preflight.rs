@@ -218,6 +218,8 @@ impl SourceContext<'_> {
             };
             columns.push(FilledColumn { name: target.name.clone(), not_null: target.not_null, filling });
         }
+        // Slices speak of its hashes: another channel column would give them another meaning.
+        let channel_name = channel;
         let channel = channel.and_then(|channel| columns.iter().position(|column| column.name == channel));
         let unit_rows = source.unit_rows.clone();
         let file = ParquetFile::open(&source.path, usize::MAX)?;
@@ -231,7 +233,7 @@ impl SourceContext<'_> {
                 half: self.half,
                 channel,
             },
-            recipe: json!({ "columns": recipe, "id_column": ids.map(|ids| &ids.column) }),
+            recipe: json!({ "columns": recipe, "id_column": ids.map(|ids| &ids.column), "channel": channel_name }),
             path: source.path.clone(),
             fingerprint: source.fingerprint.clone(),
             unit_rows,

@@ -16,6 +16,9 @@ const DISTRIBUTE: &str = include_str!("../../migrations/target/04_distribute.sql
 /// pgvector's limits on a column: 16,000 dimensions of either type.
 const DIM_MAX: usize = 16_000;
 
+/// Longest name of a table that `migrate` creates.
+const NAME_BYTES_MAX: usize = 55;
+
 /// The embedding's type.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize,
@@ -48,7 +51,28 @@ pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<(Target
     if spec.dim == 0 || spec.dim > DIM_MAX {
         return Err(Error::refused(format!("{} dimensions; pgvector takes 1 to {DIM_MAX}", spec.dim)));
     }
+    // The sequence and the indexes add to the name, and the server cuts what is longer than 63 bytes.
+    if spec.name.name.len() > NAME_BYTES_MAX {
+        return Err(Error::refused(format!(
+            "table name {} is longer than {NAME_BYTES_MAX} bytes",
+            spec.name
+        ))
+        .hint("choose a shorter one with --table"));
+    }
     ensure_extension(client).await?;
+    // Two loads may want to create the same table.
+    let lock = "select pg_advisory_lock(1986356077, hashtext($1))";
+    client.query(lock, &[&spec.name.name]).await.map_err(|error| pg_error("lock the table's name", error))?;
+    let migrated = find_or_create(client, spec).await;
+    let unlock = "select pg_advisory_unlock(1986356077, hashtext($1))";
+    client
+        .query(unlock, &[&spec.name.name])
+        .await
+        .map_err(|error| pg_error("unlock the table's name", error))?;
+    migrated
+}
+
+async fn find_or_create(client: &Client, spec: &TableSpec) -> Result<(Target, bool)> {
     if let Some(existing) = Target::find(client, &spec.name).await? {
         fits(&existing, spec)?;
         distribute(client, &existing.name, spec.shards).await?;

@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{ServerVersions, Target, TargetColumn};
 use crate::postgres::types::TargetType;
-use crate::postgres::{Session, pg_error, quote_ident};
+use crate::postgres::{Session, pg_error, quote_ident, quote_literal};
 
 /// HNSW over a `vector` of more dimensions is built over its cast to `halfvec` (pgvector's limits).
 const VECTOR_DIM_MAX: usize = 2_000;
@@ -49,7 +49,7 @@ pub struct SearchRequest {
 /// One row found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Hit {
-    /// Cosine distance: 0 is the same direction, 1 is unrelated, 2 is opposite.
+    /// Cosine distance: 0 is the same direction, 1 is unrelated, 2 is opposite; NaN against a vector of zeros.
     pub distance: f64,
     /// The row's id, if the table has an integer id.
     pub id: Option<i64>,
@@ -112,13 +112,12 @@ pub async fn search(
     if vector.iter().any(|value| !value.is_finite()) {
         return Err(Error::refused("the query has an element that is NaN or infinite"));
     }
-    let statement = shape.statement(target, request);
-    let first = run(session, versions, request, &shape, &statement, &vector, false).await?;
+    let first = run(session, target, versions, request, &shape, &vector, false).await?;
     // An index scan filters after the fact, and gives up after `hnsw.max_scan_tuples` rows.
     let short = first.hits.len() < request.k as usize;
     let mut result = match short {
         true => {
-            let all = run(session, versions, request, &shape, &statement, &vector, true).await?;
+            let all = run(session, target, versions, request, &shape, &vector, true).await?;
             if all.hits.len() > first.hits.len() { all } else { first }
         }
         false => first,
@@ -161,30 +160,88 @@ impl Shape {
         })
     }
 
-    fn statement(&self, target: &Target, request: &SearchRequest) -> String {
-        let null = "null".to_string();
-        let mut conditions = Vec::new();
-        if let (Some(_), Some(column)) = (request.channel, target.channel_column()) {
-            conditions.push(format!("{} = $2", quote_ident(column)));
+    /// The query and the values of its parameters. With `literal` the vector is written out: EXPLAIN can't
+    /// show the plan of a Citus shard for a parameter of a type that is not built in.
+    fn query<'a>(
+        &self,
+        target: &Target,
+        request: &'a SearchRequest,
+        vector: &'a [f32],
+        literal: bool,
+    ) -> Built<'a> {
+        let mut values: Vec<Parameter<'a>> = Vec::new();
+        let mut value = |parameter: Parameter<'a>| {
+            if literal {
+                return parameter.literal(&self.prefix);
+            }
+            values.push(parameter);
+            format!("${}", values.len())
+        };
+        let vector = value(if self.half { Parameter::Half(vector) } else { Parameter::Vector(vector) });
+        let mut conditions = vec![format!("{} is not null", self.embedding)];
+        if let (Some(channel), Some(column)) = (request.channel, target.channel_column()) {
+            conditions.push(format!("{} = {}", quote_ident(column), value(Parameter::Integer(channel))));
         }
         if !request.conditions.is_empty() {
-            conditions.push("metadata @> $3".into());
+            let wanted = request.conditions.iter().map(|(key, text)| (key.clone(), json_value(text)));
+            let wanted = serde_json::Value::Object(wanted.collect());
+            conditions.push(format!("metadata @> {}", value(Parameter::Json(wanted))));
         }
-        if let (Query::Like(_), Some(id)) = (&request.query, &self.id) {
-            conditions.push(format!("{id} <> $4"));
+        if let (Query::Like(like), Some(id)) = (&request.query, &self.id) {
+            conditions.push(format!("{id} <> {}", value(Parameter::Integer(*like))));
         }
-        let filter =
-            if conditions.is_empty() { String::new() } else { format!("where {}", conditions.join(" and ")) };
-        format!(
-            "select ({embedding} {distance} $1)::float8 as distance, {id}::bigint as id, {content}::text as content
-             from {table} {filter} order by {embedding} {distance} $1 limit {k}",
-            distance = format_args!("operator({}<=>)", self.prefix),
+        let null = "null".to_string();
+        let sql = format!(
+            "select ({embedding} {distance} {vector})::float8 as distance, {id}::bigint as id, {content}::text as content
+             from {table} where {conditions} order by {embedding} {distance} {vector} limit {k}",
             embedding = self.embedding,
+            distance = format_args!("operator({}<=>)", self.prefix),
             id = self.id.as_ref().unwrap_or(&null),
             content = self.content.as_ref().unwrap_or(&null),
             table = target.name.sql(),
+            conditions = conditions.join(" and "),
             k = request.k,
-        )
+        );
+        Built { sql, values }
+    }
+}
+
+/// A query ready to be sent.
+struct Built<'a> {
+    sql: String,
+    values: Vec<Parameter<'a>>,
+}
+
+enum Parameter<'a> {
+    Vector(&'a [f32]),
+    Half(&'a [f32]),
+    Integer(i64),
+    Json(serde_json::Value),
+}
+
+impl Parameter<'_> {
+    fn boxed(&self) -> Box<dyn ToSql + Sync + Send> {
+        match self {
+            Self::Vector(values) => Box::new(Vector::from(values.to_vec())),
+            Self::Half(values) => Box::new(HalfVector::from(
+                values.iter().map(|value| f16::from_f32(*value)).collect::<Vec<_>>(),
+            )),
+            Self::Integer(value) => Box::new(*value),
+            Self::Json(value) => Box::new(value.clone()),
+        }
+    }
+
+    fn literal(&self, prefix: &str) -> String {
+        let text = |values: &[f32]| {
+            let numbers: Vec<String> = values.iter().map(f32::to_string).collect();
+            quote_literal(&format!("[{}]", numbers.join(",")))
+        };
+        match self {
+            Self::Vector(values) => format!("{}::{prefix}vector", text(values)),
+            Self::Half(values) => format!("{}::{prefix}halfvec", text(values)),
+            Self::Integer(value) => value.to_string(),
+            Self::Json(value) => format!("{}::jsonb", quote_literal(&value.to_string())),
+        }
     }
 }
 
@@ -231,10 +288,10 @@ async fn query_vector(
 
 async fn run(
     session: &mut Session,
+    target: &Target,
     versions: &ServerVersions,
     request: &SearchRequest,
     shape: &Shape,
-    statement: &str,
     vector: &[f32],
     exact: bool,
 ) -> Result<SearchResult> {
@@ -244,49 +301,19 @@ async fn run(
         session.batch_execute("set citus.propagate_set_commands = 'local'").await.map_err(failed)?;
     }
     let transaction = session.transaction().await.map_err(failed)?;
-    let ef_search = request.ef_search.unwrap_or(EF_SEARCH_DEFAULT).max(request.k).min(1000);
-    let mut settings = vec![format!("set local hnsw.ef_search = {ef_search}")];
-    let filtered = request.channel.is_some()
-        || !request.conditions.is_empty()
-        || matches!(request.query, Query::Like(_));
-    if filtered {
-        // Goes on through the index until enough rows pass the filter (pgvector 0.8.0).
-        settings.push("set local hnsw.iterative_scan = strict_order".into());
-    }
-    if exact {
-        settings.push("set local enable_indexscan = off".into());
-    }
-    for setting in settings {
+    for setting in settings(versions, request, exact) {
         transaction.batch_execute(&setting).await.map_err(failed)?;
     }
-    let vector_parameter: Box<dyn ToSql + Sync + Send> = match shape.half {
-        true => {
-            Box::new(HalfVector::from(vector.iter().map(|value| f16::from_f32(*value)).collect::<Vec<_>>()))
-        }
-        false => Box::new(Vector::from(vector.to_vec())),
-    };
-    let conditions: serde_json::Map<String, serde_json::Value> =
-        request.conditions.iter().map(|(key, value)| (key.clone(), json_value(value))).collect();
-    let conditions = serde_json::Value::Object(conditions);
-    let like = if let Query::Like(id) = request.query { id } else { 0 };
-    let all: [(&str, &(dyn ToSql + Sync)); 4] =
-        [("$1", vector_parameter.as_ref()), ("$2", &request.channel), ("$3", &conditions), ("$4", &like)];
-    // Parameters are numbered by what is used.
-    let mut sql = statement.to_string();
-    let mut parameters: Vec<&(dyn ToSql + Sync)> = Vec::new();
-    for (placeholder, value) in all {
-        if sql.contains(placeholder) {
-            parameters.push(value);
-            sql = sql.replace(placeholder, &format!("${}", parameters.len()));
-        }
-    }
+    let built = shape.query(target, request, vector, false);
+    let values: Vec<_> = built.values.iter().map(Parameter::boxed).collect();
+    let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value.as_ref() as _).collect();
     let started = Instant::now();
-    let rows = transaction.query(&sql, &parameters).await.map_err(failed)?;
+    let rows = transaction.query(&built.sql, &parameters).await.map_err(failed)?;
     let seconds = seconds(started.elapsed());
     let plan = match request.explain {
         true => {
-            let literal = literal_plan(&sql, vector, shape, request, &conditions, like);
-            let lines = transaction.simple_query(&literal).await.map_err(failed)?;
+            let explain = format!("explain (costs off) {}", shape.query(target, request, vector, true).sql);
+            let lines = transaction.simple_query(&explain).await.map_err(failed)?;
             Some(lines.iter().filter_map(text_of).collect())
         }
         false => None,
@@ -296,34 +323,25 @@ async fn run(
     Ok(SearchResult { hits: rows.iter().map(hit).collect(), like: None, seconds, exact, plan })
 }
 
-/// The query with its parameters written out: EXPLAIN can't show the plan of a shard for a vector parameter
-/// (`docs/decisions.md`).
-fn literal_plan(
-    sql: &str,
-    vector: &[f32],
-    shape: &Shape,
-    request: &SearchRequest,
-    conditions: &serde_json::Value,
-    like: i64,
-) -> String {
-    use crate::postgres::quote_literal;
-    let numbers: Vec<String> = vector.iter().map(f32::to_string).collect();
-    let vector_type = if shape.half { "halfvec" } else { "vector" };
-    let vector =
-        format!("{}::{}{vector_type}", quote_literal(&format!("[{}]", numbers.join(","))), shape.prefix);
-    let mut values = vec![vector];
-    values.extend(request.channel.map(|channel| channel.to_string()));
-    if !request.conditions.is_empty() {
-        values.push(format!("{}::jsonb", quote_literal(&conditions.to_string())));
+/// Settings for the search's own transaction.
+fn settings(versions: &ServerVersions, request: &SearchRequest, exact: bool) -> Vec<String> {
+    let ef_search = request.ef_search.unwrap_or(EF_SEARCH_DEFAULT).max(request.k).min(1000);
+    let mut settings = vec![format!("set local hnsw.ef_search = {ef_search}")];
+    let filtered = request.channel.is_some()
+        || !request.conditions.is_empty()
+        || matches!(request.query, Query::Like(_));
+    let can_iterate = versions.pgvector.as_deref().is_some_and(|version| {
+        let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        (parts.next(), parts.next()) >= (Some(0), Some(8))
+    });
+    if filtered && can_iterate {
+        // Goes on through the index until enough rows pass the filter (pgvector 0.8.0).
+        settings.push("set local hnsw.iterative_scan = strict_order".into());
     }
-    if matches!(request.query, Query::Like(_)) {
-        values.push(like.to_string());
+    if exact {
+        settings.push("set local enable_indexscan = off".into());
     }
-    let mut literal = sql.to_string();
-    for (index, value) in values.iter().enumerate().rev() {
-        literal = literal.replace(&format!("${}", index + 1), value);
-    }
-    format!("explain (costs off) {literal}")
+    settings
 }
 
 fn text_of(message: &tokio_postgres::SimpleQueryMessage) -> Option<String> {

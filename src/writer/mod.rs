@@ -13,7 +13,7 @@ use tokio_postgres::Statement;
 use crate::copy::{CopyBlock, HEADER, TRAILER};
 use crate::error::{Error, Result};
 use crate::ledger::blocks::BlockLedger;
-use crate::postgres::Session;
+use crate::postgres::{Canceller, Session};
 use crate::route::Endpoint;
 
 /// Bytes per CopyData message. tokio-postgres copies each into a buffer that stays as large as the largest;
@@ -106,6 +106,11 @@ impl Writer {
             .batch_execute("commit")
             .await
             .map_err(|error| session.error(format!("commit {}", copying()), error))
+    }
+
+    /// The means to cancel what the writer is doing.
+    pub fn canceller(&self) -> Canceller {
+        self.session.canceller()
     }
 
     /// Ends the session.

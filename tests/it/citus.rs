@@ -8,9 +8,10 @@ use std::process::{Child, Command, Stdio};
 use nix::unistd::{User, geteuid};
 use vecload::embedded::programs;
 
-use super::rows::Rows;
-use super::server::{LEDGER, Session};
 use super::program::{Load, Outcome, Vecload, vecload};
+use super::rows::Rows;
+use super::server::LEDGER;
+use super::session::Session;
 
 /// Servers that live as long as this process: each has a shell that stops it when its standard input ends.
 struct Cluster {
@@ -146,8 +147,10 @@ fn rows_arrive_on_all_nodes(cluster: &Cluster, session: &Session, dir: &Path) {
     assert_eq!(told.report["route"], "coordinator");
     assert!(told.report["server"]["citus"].is_string());
     Rows::are_all_in(&[&rows], session, "chunks");
-    let nodes: i64 = session.one("select count(distinct nodeport) from citus_shards
-         where table_name = 'chunks'::regclass and shard_size > 0");
+    let nodes: i64 = session.one(
+        "select count(distinct nodeport) from citus_shards
+         where table_name = 'chunks'::regclass and shard_size > 0",
+    );
     assert!(nodes >= 2, "{nodes} nodes hold shards");
     cluster.load(&path, "chunks").with("--max-rejects", 1).run().exits(3).state("already_loaded");
     // Where a row lies is what the channel's hash says.

@@ -1,8 +1,9 @@
 //! Servers that can't be used: each is refused before anything is written, in words that say why, without secrets.
 
-use super::rows::Rows;
-use super::server::{Db, Session, server};
 use super::program::{Load, Outcome, Vecload, vecload};
+use super::rows::Rows;
+use super::server::{Db, server};
+use super::session::Session;
 
 const PASSWORD: &str = "s3cret-\u{fc}-Pass";
 const ENCODED: &str = "s3cret-%C3%BC-Pass";

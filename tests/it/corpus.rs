@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 use vecload::source::discover::discover;
 use vecload::source::parquet::ParquetFile;
 
-use super::server::{Db, LEDGER};
 use super::program::{Load, Outcome};
+use super::server::{Db, LEDGER};
 
 #[derive(Deserialize)]
 struct Entry {

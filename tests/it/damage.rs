@@ -9,9 +9,9 @@ use serde::Deserialize;
 use vecload::source::parquet::{ParquetFile, PartReader, Projection, quiet_decoder_panics};
 
 use super::corpus::corpus;
+use super::program::Load;
 use super::rows::hash;
 use super::server::Db;
-use super::program::Load;
 
 const MEMORY_MAX: u64 = 300 << 20;
 

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::rows::Rows;
-use super::server::{Session, new_project};
 use super::program::{Load, Outcome, vecload};
+use super::rows::Rows;
+use super::server::new_project;
+use super::session::Session;
 
 /// A directory with a server of its own; stopped and removed in the end.
 struct Project(PathBuf);

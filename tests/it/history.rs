@@ -8,10 +8,10 @@ use arrow::datatypes::DataType;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
+use super::program::{Load, Outcome, vecload};
 use super::resume::{slow_db, speed_up, wait_for_blocks};
 use super::rows::{Rows, embedding, vectors, write_parquet};
 use super::server::{Db, LEDGER};
-use super::program::{Load, Outcome, vecload};
 
 fn loads(db: &Db, words: &[&str]) -> Outcome {
     vecload(["loads"].iter().chain(words)).arg("--json").into(db).run()
@@ -93,8 +93,10 @@ fn a_forgotten_load_leaves_its_rows() {
 fn rows_without_ids_from_a_sequence_are_not_taken_back_by_guessing() {
     let dir = tempfile::tempdir().expect("a directory");
     let db = Db::new();
-    db.run("create table chunks (channel_id bigint, user_id bigint, content text,
-         embedding vector(16), metadata jsonb)");
+    db.run(
+        "create table chunks (channel_id bigint, user_id bigint, content text,
+         embedding vector(16), metadata jsonb)",
+    );
     let rows = Rows::new(500, 16);
     let path = rows.write(dir.path(), "rows.parquet");
     let load = Load::of(&path).into(&db).with("--index", "none").run().exits(0).load();

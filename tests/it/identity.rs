@@ -5,9 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::program::{Load, Vecload, vecload};
 use super::rows::Rows;
 use super::server::Db;
-use super::program::{Load, Vecload, vecload};
 
 struct Case {
     db: Db,

@@ -1,9 +1,9 @@
 //! `--index`: indexes are dropped before the rows and built after them, and a killed load gives them back.
 
+use super::program::{Load, vecload};
 use super::resume::{slow_db, speed_up, wait_for_blocks};
 use super::rows::Rows;
 use super::server::{Db, LEDGER};
-use super::program::{Load, vecload};
 
 const STANDARD: [&str; 5] = [
     "chunks_channel_id_idx",
@@ -95,10 +95,14 @@ fn a_killed_load_gives_dropped_indexes_back_when_it_goes_on() {
     let rows = Rows::new(20_000, 64);
     let path = rows.write(dir.path(), "rows.parquet");
     let db = slow_db(64);
-    db.run("insert into chunks (channel_id, user_id, content, embedding)
-         select 1, 1, 'there before', array_fill(0.5, array[64])::vector");
-    db.run("create index by_user on chunks (user_id) with (fillfactor = 70);
-         create index \"Odd \"\"name\" on chunks using gin (metadata)");
+    db.run(
+        "insert into chunks (channel_id, user_id, content, embedding)
+         select 1, 1, 'there before', array_fill(0.5, array[64])::vector",
+    );
+    db.run(
+        "create index by_user on chunks (user_id) with (fillfactor = 70);
+         create index \"Odd \"\"name\" on chunks using gin (metadata)",
+    );
     let before = definitions(&db);
     let load = || Load::of(&path).into(&db).with("--memory", "32MiB").with("--writers", 6);
     for _ in 0..2 {
@@ -106,8 +110,10 @@ fn a_killed_load_gives_dropped_indexes_back_when_it_goes_on() {
         wait_for_blocks(&db, &running, 2);
         running.kill();
         assert_eq!(indexes(&db), Vec::<String>::new(), "they are dropped");
-        db.wait_until("not exists (select from pg_stat_activity
-                 where datname = current_database() and application_name like 'vecload%')");
+        db.wait_until(
+            "not exists (select from pg_stat_activity
+                 where datname = current_database() and application_name like 'vecload%')",
+        );
     }
     speed_up(&db);
     // Without --index: what the first run decided still holds.

@@ -1,8 +1,9 @@
 //! The integration tests: the program and the library against real servers.
 #![cfg(test)]
 
-mod server;
 mod program;
+mod server;
+mod session;
 
 mod oracle;
 mod rows;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array, Int64Array, StringArray};
 
+use super::program::{Load, vecload};
 use super::rows::{Rows, embedding, vector_bytes, vectors, write_parquet};
 use super::server::Db;
-use super::program::{Load, vecload};
 
 /// A file with columns of one's own; each is made from the row's number.
 fn write(path: &std::path::Path, columns: &[(&str, &str)], rows: u64) {
@@ -44,8 +44,10 @@ fn a_table_of_another_shape_is_filled() {
     );
     let load = || Load::of(&path).into(&db).table("app.\"Docs\"").with("--map", "Key=key");
     load().run().exits(0).state("complete").rows(250, 0, 0);
-    let rows = db.binary("select title, \"vec\", small::vector, rank, tag, shout, \"Key\"::text, body
-         from app.\"Docs\" order by rank");
+    let rows = db.binary(
+        "select title, \"vec\", small::vector, rank, tag, shout, \"Key\"::text, body
+         from app.\"Docs\" order by rank",
+    );
     assert_eq!(rows.len(), 250);
     for (row, fields) in (0u64..).zip(rows) {
         let halves: Vec<f32> =
@@ -186,8 +188,10 @@ fn nullable_columns_take_nulls_and_others_take_their_defaults() {
     ];
     write_parquet(&path, columns, 10);
     let db = Db::new();
-    db.run("create table chunks (embedding vector(2), content text, n int,
-         at timestamptz not null default '2020-01-01 00:00Z', extra text)");
+    db.run(
+        "create table chunks (embedding vector(2), content text, n int,
+         at timestamptz not null default '2020-01-01 00:00Z', extra text)",
+    );
     Load::of(&path).into(&db).run().exits(0).rows(3, 0, 0);
     let found: Vec<String> = db.column("select concat_ws('|', coalesce(content, 'NULL'), coalesce(n::text, 'NULL'), at, coalesce(extra, 'NULL'))
          from chunks order by n nulls first");
@@ -239,8 +243,10 @@ fn a_row_that_a_constraint_refuses_fails_the_load_with_the_servers_words() {
     db.run("alter table chunks add constraint no_fifty check (content not like '000000050%')");
     Load::of(&path).into(&db).run().exits(1).state("failed").says("no_fifty");
     db.run("alter table chunks drop constraint no_fifty");
-    db.run("create unique index one_each on chunks (content);
-         insert into chunks (channel_id, user_id, content, embedding) select 1, 1, 'x', '[1,2]'");
+    db.run(
+        "create unique index one_each on chunks (content);
+         insert into chunks (channel_id, user_id, content, embedding) select 1, 1, 'x', '[1,2]'",
+    );
     Load::of(&path).into(&db).run().exits(0).state("complete");
     assert_eq!(db.count("chunks"), 101);
     Load::of(&path).into(&db).arg("--again").run().exits(1).says("one_each");

@@ -1,8 +1,8 @@
 //! `vecload migrate` and `load --create`: the table, its indexes, and what an existing table is told.
 
+use super::program::{Load, Outcome, Vecload, vecload};
 use super::rows::Rows;
 use super::server::{Db, LEDGER};
-use super::program::{Load, Outcome, Vecload, vecload};
 
 fn migrate(db: &Db, words: &[&str]) -> Outcome {
     vecload(["migrate"].iter().chain(words)).into(db).run()

@@ -7,9 +7,9 @@ use arrow::array::{ArrayRef, Float32Array, Int64Array};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, TestRunner};
 
+use super::program::{Load, Outcome};
 use super::rows::{vectors, write_parquet};
 use super::server::{Db, LEDGER};
-use super::program::{Load, Outcome};
 
 /// Inserts what SQL expressions give, assigned to a column as INSERT does; gives the numbers of those refused.
 const FILL: &str = "

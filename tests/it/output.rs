@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::program::{Load, REPORT_KEYS, vecload};
 use super::rows::{Rows, embedding, vectors, write_parquet};
 use super::server::Db;
-use super::program::{Load, REPORT_KEYS, vecload};
 
 fn keys(value: &serde_json::Value) -> Vec<&str> {
     value.as_object().map(|object| object.keys().map(String::as_str).collect()).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The vecload program, run so that tests read like sentences:
+//! The program, run so that tests read like sentences:
 //! `Load::of(path).into(&db).with("--writers", 3).run().exits(0).state("complete")`.
 
 use std::ffi::{OsStr, OsString};
@@ -16,7 +16,8 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::runtime::Runtime;
 
-use super::server::{Db, runtime};
+use super::server::Db;
+use super::session::runtime;
 
 /// No run of a test takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(120);

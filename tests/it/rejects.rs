@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, Float64Builder, ListBuilder, StringArray, UInt64Array};
 
+use super::program::{Load, Vecload};
 use super::rows::{Rows, write_parquet};
 use super::server::{Db, LEDGER};
-use super::program::{Load, Vecload};
 
 fn load_into(db: &Db, path: &std::path::Path) -> Vecload {
     Load::of(path).into(db).with("--index", "none")

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
+use super::program::{Load, Running, Vecload, vecload};
 use super::rows::Rows;
 use super::server::{Db, LEDGER};
-use super::program::{Load, Running, Vecload, vecload};
 
 /// Blocks are small with little memory and many writers.
 fn small_blocks(load: Vecload) -> Vecload {

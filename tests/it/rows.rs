@@ -10,7 +10,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
-use super::server::Session;
+use super::session::Session;
 
 /// Rows that can be told apart and made again from their numbers.
 #[derive(Clone)]

@@ -1,8 +1,8 @@
 //! `vecload seed` and `vecload search`: the nearest rows, in one channel and in all, with and without index.
 
+use super::program::{Load, Outcome, vecload};
 use super::rows::{Rows, embedding};
 use super::server::Db;
-use super::program::{Load, Outcome, vecload};
 
 fn search(db: &Db, words: &[&str]) -> Outcome {
     vecload(["search", "--json"].iter().chain(words)).into(db).run()
@@ -42,8 +42,10 @@ fn filled() -> Filled {
     vecload(["migrate", "--dim", "32"]).into(&db).run().exits(0);
     let path = Rows::new(4_000, 32).channels(40).write(dir.path(), "rows.parquet");
     Load::of(path).into(&db).run().exits(0);
-    db.run("update chunks set channel_id = 42
-         where content < '000000120' and content like '%0 chunk%'; analyze chunks");
+    db.run(
+        "update chunks set channel_id = 42
+         where content < '000000120' and content like '%0 chunk%'; analyze chunks",
+    );
     Filled { db, dir }
 }
 

@@ -7,17 +7,14 @@
 use std::fs::{File, OpenOptions};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::StreamExt;
-use tokio::runtime::Runtime;
-use tokio_postgres::types::{FromSqlOwned, ToSql};
-use tokio_postgres::{Client, Config, NoTls, Row};
 use vecload::embedded::{EmbeddedOptions, EmbeddedServer};
+
+use super::session::Session;
 
 /// Names an existing server, `postgresql://user@host/database`, whose user may create databases and roles.
 const URL_VARIABLE: &str = "VECLOAD_TEST_URL";
@@ -25,8 +22,6 @@ const URL_VARIABLE: &str = "VECLOAD_TEST_URL";
 const WATCHDOG_VARIABLE: &str = "VECLOAD_IT_WATCHDOG";
 /// Between two processes of nextest nobody may hold the lock for a moment.
 const WATCHDOG_GRACE: Duration = Duration::from_secs(4);
-/// Longest wait for anything that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The schema of the ledger.
 pub(crate) const LEDGER: &str = "vecload_ledger";
@@ -44,10 +39,33 @@ pub(crate) struct Server {
 /// The server; started if this is the first test.
 pub(crate) fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| match std::env::var(URL_VARIABLE) {
-        Ok(url) => Server::at(&url, None),
-        Err(_) => Server::start(),
+    SERVER.get_or_init(|| {
+        let in_use = lock_file("in-use.lock");
+        in_use.lock_shared().expect("lock the server");
+        let watchdog = lock_file("watchdog.lock");
+        if watchdog.try_lock().is_ok() {
+            watchdog.unlock().expect("unlock");
+            start_watchdog();
+        }
+        Server::at(&url_of_server(), Some(in_use))
     })
+}
+
+fn url_of_server() -> String {
+    std::env::var(URL_VARIABLE).unwrap_or_else(|_| {
+        let server = EmbeddedServer::start(&options(), &|line| eprintln!("{line}"));
+        server.expect("start the test server").url()
+    })
+}
+
+fn start_watchdog() {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", "server::the_server_stops_after_the_last_test"]);
+    command.env(WATCHDOG_VARIABLE, "1").stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    // Ctrl-C and test runners end process groups; this one stays to clear up.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.spawn().expect("start the watchdog");
 }
 
 /// Where the server and its locks are kept between runs.
@@ -101,25 +119,6 @@ fn lock_file(name: &str) -> File {
 }
 
 impl Server {
-    fn start() -> Self {
-        let in_use = lock_file("in-use.lock");
-        in_use.lock_shared().expect("lock the server");
-        let watchdog = lock_file("watchdog.lock");
-        if watchdog.try_lock().is_ok() {
-            watchdog.unlock().expect("unlock");
-            let mut command = Command::new(std::env::current_exe().expect("this program"));
-            command.args(["--exact", "server::the_server_stops_after_the_last_test"]);
-            command.env(WATCHDOG_VARIABLE, "1").stdin(Stdio::null());
-            command.stdout(Stdio::null()).stderr(Stdio::null());
-            // Ctrl-C and test runners end process groups; this one stays to clear up.
-            std::os::unix::process::CommandExt::process_group(&mut command, 0);
-            command.spawn().expect("start the watchdog");
-        }
-        let server = EmbeddedServer::start(&options(), &|line| eprintln!("{line}"));
-        let server = server.expect("start the test server");
-        Self::at(&server.url(), Some(in_use))
-    }
-
     fn at(url: &str, in_use: Option<File>) -> Self {
         let host = url.find("://").expect("a URL with ://") + 3;
         let slash = host + url[host..].find('/').expect("a URL with a database");
@@ -271,8 +270,7 @@ fn the_server_stops_after_the_last_test() {
 
 /// What failed tests of earlier runs have kept.
 fn drop_databases_of_failed_tests() {
-    let started = EmbeddedServer::start(&options(), &|_| {}).expect("the test server");
-    let admin = Server::at(&started.url(), None).admin();
+    let admin = Server::at(&url_of_server(), None).admin();
     let is_left = |name: &&String| {
         let process = name.rsplit('_').nth(1).and_then(|process| process.parse().ok());
         process

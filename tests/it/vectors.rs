@@ -9,9 +9,9 @@ use proptest::prelude::any;
 use vecload::partition::hash::hash_int8;
 
 use super::oracle::{Column, Oracle, some};
+use super::program::Load;
 use super::rows::{vectors, write_parquet};
 use super::server::{Db, LEDGER, server};
-use super::program::Load;
 
 fn text(elements: &[f32]) -> String {
     let elements: Vec<String> = elements.iter().map(f32::to_string).collect();

@@ -28,7 +28,9 @@ impl Converter {
 
     pub(super) fn integers(&self, array: &ArrayRef, rejects: &mut ColumnRejects) -> Result<Cells> {
         let values = match array.data_type() {
-            from if is_text(from) => Arc::new(parsed::<Int64Type>(array, rejects, |text| self.integer(text))?),
+            from if is_text(from) => {
+                Arc::new(parsed::<Int64Type>(array, rejects, |text| self.integer(text))?)
+            }
             DataType::Decimal128(..) | DataType::Decimal256(..) => {
                 Arc::new(parsed::<Int64Type>(array, rejects, |text| self.whole(text))?)
             }

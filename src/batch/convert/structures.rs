@@ -63,8 +63,8 @@ pub(super) fn with_text_keys(data_type: &DataType) -> Option<DataType> {
         DataType::Map(entries, sorted) => {
             let DataType::Struct(fields) = entries.data_type() else { return None };
             let [key, value] = &fields[..] else { return None };
-            let is_key = matches!(key.data_type(), DataType::Utf8 | DataType::Boolean)
-                || key.data_type().is_numeric();
+            let is_key =
+                matches!(key.data_type(), DataType::Utf8 | DataType::Boolean) || key.data_type().is_numeric();
             if !is_key {
                 return None;
             }

@@ -3,6 +3,7 @@
 mod file;
 mod guard;
 mod lists;
+mod padded;
 mod pages;
 mod reader;
 mod schema;

@@ -17,7 +17,7 @@ use parquet::schema::types::Type;
 
 use super::guard::guarded;
 use super::lists::ListReader;
-use super::{ParquetFile, Projection, range_len};
+use super::{ParquetFile, Projection, padded, range_len};
 use crate::batch::convert::shown;
 use crate::batch::embedding;
 use crate::batch::reject::Reason;
@@ -231,13 +231,8 @@ pub fn read_rows(file: &ParquetFile, row_group: u32, rows: &[u64]) -> Result<Rec
         position = row.saturating_add(1);
     }
     let damaged = |error: ParquetError| file.damaged(row_group, "its rejected rows").because(error);
-    let reader = guarded(|| {
-        ParquetRecordBatchReaderBuilder::new_with_metadata(file.file().clone(), file.arrow.clone())
-            .with_row_groups(vec![row_group as usize])
-            .with_batch_size(rows.len().max(1))
-            .with_row_selection(RowSelection::from(selectors))
-            .build()
-    });
+    let reader =
+        guarded(|| arrow_reader(file, row_group, ProjectionMask::all(), rows.len().max(1), selectors));
     let mut reader = reader.map_err(damaged)?;
     let batch = guarded(|| match reader.next() {
         Some(batch) => batch.map_err(ParquetError::from),
@@ -253,13 +248,28 @@ fn columns_reader(
     batch_rows: usize,
 ) -> parquet::errors::Result<ParquetRecordBatchReader> {
     let mask = ProjectionMask::roots(file.metadata().file_metadata().schema_descr(), roots.iter().copied());
-    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file.file().clone(), file.arrow.clone())
-        .with_row_groups(vec![part.unit as usize])
-        .with_projection(mask)
-        .with_batch_size(batch_rows);
     let before = usize::try_from(part.rows.start).unwrap_or(usize::MAX);
     let selection = vec![RowSelector::skip(before), RowSelector::select(range_len(&part.rows))];
-    builder.with_row_selection(RowSelection::from(selection)).build()
+    arrow_reader(file, part.unit, mask, batch_rows, selection)
+}
+
+fn arrow_reader(
+    file: &ParquetFile,
+    row_group: u32,
+    mask: ProjectionMask,
+    batch_rows: usize,
+    selection: Vec<RowSelector>,
+) -> parquet::errors::Result<ParquetRecordBatchReader> {
+    let selection = RowSelection::from(selection);
+    if padded::needs_cutting(file, &mask) {
+        return padded::reader(file, row_group, mask, batch_rows, selection);
+    }
+    ParquetRecordBatchReaderBuilder::new_with_metadata(file.file().clone(), file.arrow.clone())
+        .with_row_groups(vec![row_group as usize])
+        .with_projection(mask)
+        .with_batch_size(batch_rows)
+        .with_row_selection(selection)
+        .build()
 }
 
 fn list_reader(

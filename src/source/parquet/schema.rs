@@ -90,7 +90,9 @@ fn field_for_reading(field: &FieldRef, leaves: &mut impl Iterator<Item = Physica
     let data_type = match field.data_type() {
         DataType::List(item) => DataType::List(field_for_reading(item, leaves)),
         DataType::LargeList(item) => DataType::LargeList(field_for_reading(item, leaves)),
-        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(field_for_reading(item, leaves), *size),
+        DataType::FixedSizeList(item, size) => {
+            DataType::FixedSizeList(field_for_reading(item, leaves), *size)
+        }
         DataType::Map(entries, sorted) => DataType::Map(field_for_reading(entries, leaves), *sorted),
         DataType::Struct(fields) => {
             DataType::Struct(fields.iter().map(|field| field_for_reading(field, leaves)).collect())
@@ -158,12 +160,16 @@ mod tests {
         assert_eq!(*file.fields()[1].data_type(), utc);
         assert_eq!(*file.fields()[2].data_type(), DataType::Struct(vec![inner.with_data_type(utc)].into()));
         let rows = read_rows(&file, 0, &[0]).expect("the row");
-        assert_eq!(rows.column(2).as_struct().column(0).as_primitive::<TimestampNanosecondType>().value(0), 1);
+        assert_eq!(
+            rows.column(2).as_struct().column(0).as_primitive::<TimestampNanosecondType>().value(0),
+            1
+        );
     }
 
     #[test]
     fn int96_in_a_structure_reaches_beyond_2262() {
-        let schema = "message m { required int64 n; required group s { required int64 a; required int96 t; } }";
+        let schema =
+            "message m { required int64 n; required group s { required int64 a; required int96 t; } }";
         let schema = Arc::new(parse_message_type(schema).expect("a schema"));
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("int96.parquet");
@@ -175,7 +181,9 @@ mod tests {
         while let Some(mut column) = group.next_column().expect("a column") {
             match column.untyped() {
                 ColumnWriter::Int64ColumnWriter(column) => column.write_batch(&[7], None, None).expect("one"),
-                ColumnWriter::Int96ColumnWriter(column) => column.write_batch(&[far], None, None).expect("one"),
+                ColumnWriter::Int96ColumnWriter(column) => {
+                    column.write_batch(&[far], None, None).expect("one")
+                }
                 _ => panic!("no such column"),
             };
             column.close().expect("closed");
@@ -198,9 +206,12 @@ mod tests {
 
     #[test]
     fn an_empty_list_without_optional_levels_has_dimension_0() {
-        for (name, row) in [("edited_list_bare_repeated.parquet", 7), ("edited_list_two_level_array.parquet", 7)] {
+        for (name, row) in
+            [("edited_list_bare_repeated.parquet", 7), ("edited_list_two_level_array.parquet", 7)]
+        {
             let file = Arc::new(corpus(name));
-            let embedding = file.fields().iter().position(|field| field.name() == "embedding").expect("there");
+            let embedding =
+                file.fields().iter().position(|field| field.name() == "embedding").expect("there");
             let projection = Projection { embedding, columns: vec![] };
             let part = file.parts(0, 0, &projection).remove(0);
             let mut reader = PartReader::open(file, part, projection, 1000, 8).expect("a reader");
@@ -209,5 +220,49 @@ mod tests {
             let fault = fault.map(|(_, reason, shown)| (reason, &shown[..]));
             assert_eq!(fault, Some((&Reason::Dimension { found: 0, expected: 8 }, "[]")), "{name}");
         }
+    }
+    #[test]
+    fn a_map_with_a_null_key_rejects_its_row() {
+        let schema = "message m { required int64 n; optional group m (MAP) { repeated group key_value {
+            optional binary key (UTF8); optional int64 value; } } }";
+        let schema = Arc::new(parse_message_type(schema).expect("a schema"));
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("keys.parquet");
+        let mut writer =
+            SerializedFileWriter::new(std::fs::File::create(&path).expect("a file"), schema, Arc::default())
+                .expect("a writer");
+        let mut group = writer.next_row_group().expect("a row group");
+        let mut value = 0;
+        while let Some(mut column) = group.next_column().expect("a column") {
+            match column.untyped() {
+                ColumnWriter::ByteArrayColumnWriter(column) => {
+                    column.write_batch(&["a".into()], Some(&[3, 2]), Some(&[0, 0])).expect("two")
+                }
+                ColumnWriter::Int64ColumnWriter(column) if value == 0 => {
+                    column.write_batch(&[1, 2], None, None).expect("two")
+                }
+                ColumnWriter::Int64ColumnWriter(column) => {
+                    column.write_batch(&[1, 2], Some(&[3, 3]), Some(&[0, 0])).expect("two")
+                }
+                _ => panic!("no such column"),
+            };
+            value += 1;
+            column.close().expect("closed");
+        }
+        group.close().expect("closed");
+        writer.close().expect("closed");
+
+        let file = ParquetFile::open(&path, 1 << 20).expect("a good file");
+        let rows = read_rows(&file, 0, &[0, 1]).expect("the rows");
+        let field = &file.fields()[1];
+        let converter =
+            crate::batch::convert::Converter::bind(field, false, &crate::postgres::types::TargetType::Jsonb)
+                .expect("a map");
+        let mut rejects = Vec::new();
+        converter.convert(rows.column(1), &mut rejects).expect("no bug");
+        assert_eq!(
+            rejects.iter().map(|reject| (reject.0, reject.1.class())).collect::<Vec<_>>(),
+            [(1, "json")]
+        );
     }
 }
