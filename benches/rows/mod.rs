@@ -69,7 +69,6 @@ pub(crate) fn source_batch(rows: usize, dim: usize, channels: u64) -> (Batcher, 
         rows,
         embeddings: Embeddings { dim, values, faults: Vec::new() },
         columns,
-        unreadable: Vec::new(),
     };
     (batcher, batch)
 }

@@ -6,8 +6,6 @@
 mod nested;
 mod numbers;
 mod structures;
-#[cfg(test)]
-mod tests;
 mod texts;
 mod times;
 
@@ -312,3 +310,6 @@ fn ticks(value: &ArrayRef) -> Option<String> {
     let ticks = cast_with_options(value, &DataType::Int64, &CastOptions::default()).ok()?;
     Some(format!("{} {unit} since 1970-01-01", ticks.as_primitive::<Int64Type>().value(0)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,11 +87,8 @@ impl Batcher {
     /// Checks and maps a batch: all columns first, in COPY order, then the embedding; a row's first refusal is
     /// its reason.
     pub fn accept(&self, batch: SourceBatch) -> Result<ChunkBatch> {
-        let SourceBatch { origin, rows, embeddings, columns, unreadable } = batch;
+        let SourceBatch { origin, rows, embeddings, columns } = batch;
         let mut refused: BTreeMap<usize, (String, Reason, String)> = BTreeMap::new();
-        for (row, reason) in unreadable {
-            refused.insert(row, ("(any)".into(), reason, String::new()));
-        }
         let mut cells = Vec::with_capacity(self.columns.len());
         for column in &self.columns {
             cells.push(match &column.filling {

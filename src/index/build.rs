@@ -39,7 +39,8 @@ pub async fn build(
     // The server sizes parallel builds by heap pages, and TOASTed vectors leave few of them; a number on
     // the table is taken as it is. One that the user has set stays.
     let workers = "select current_setting('max_parallel_maintenance_workers')::int,
-        exists (select from pg_class, pg_options_to_table(reloptions) where oid = $1 and option_name = 'parallel_workers')";
+        exists (select from pg_class, pg_options_to_table(reloptions)
+                where oid = $1 and option_name = 'parallel_workers')";
     let row = session.query_one(workers, &[&target.oid]).await.map_err(failed)?;
     let workers: i32 = row.get(0);
     let parallel = workers > 0 && !row.get::<_, bool>(1) && target.citus.is_none();
@@ -88,9 +89,8 @@ async fn fit_memory(session: &Session, target: &Target) -> Result<(), tokio_post
     let graph = rows * (dim as f64 * 4.0 + NODE_BYTES) * 1.25;
     let needed = graph + SPARE_BYTES;
     if needed < memory {
-        session
-            .batch_execute(&format!("set maintenance_work_mem = '{}kB'", (needed / 1024.0) as u64))
-            .await?;
+        let set = "select set_config('maintenance_work_mem', $1, false)";
+        session.query(set, &[&format!("{}kB", (needed / 1024.0) as u64)]).await?;
     } else if graph > memory {
         tracing::warn!(
             "the HNSW graph of {} needs about {} of memory, and maintenance_work_mem is {}: once it is full the build \

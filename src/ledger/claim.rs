@@ -209,7 +209,8 @@ async fn unfinished_loads(transaction: &Transaction<'_>, choices: &[Choice]) -> 
     let cut_off = "select load_id from vecload_ledger.loads
         where load_id = any($1) and (state = 'running' or dropped_indexes <> '{}'
                 or state in ('failed', 'interrupted') and index_plan in ('defer', 'rebuild'))
-            and not exists (select 1 from vecload_ledger.sources s where s.load_id = loads.load_id and s.state = 'open')";
+            and not exists (select 1 from vecload_ledger.sources s
+                where s.load_id = loads.load_id and s.state = 'open')";
     let rows = transaction.query(cut_off, &[&complete]).await;
     let rows = rows.map_err(|error| pg_error("look up unfinished loads", error))?;
     loads.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
@@ -247,7 +248,8 @@ async fn take_over(transaction: &Transaction<'_>, load_id: i64) -> Result<()> {
     // Waits for transactions that hold the token row, and turns away those that come to it later.
     transaction
         .execute(
-            "update vecload_ledger.loads set token = token + 1, state = case state when 'running' then 'failed' else state end
+            "update vecload_ledger.loads set token = token + 1,
+                 state = case state when 'running' then 'failed' else state end
              where load_id = $1",
             &[&load_id],
         )
@@ -294,7 +296,8 @@ async fn resumable(
 async fn resume(transaction: &Transaction<'_>, load_id: i64) -> Result<Row> {
     transaction
         .query_one(
-            "update vecload_ledger.loads set state = 'running', runs = runs + 1, host = $2, process_id = $3, version = $4,
+            "update vecload_ledger.loads set state = 'running', runs = runs + 1, host = $2, process_id = $3,
+                 version = $4,
                  run_started_at = clock_timestamp(), finished_at = null
              where load_id = $1 returning load_id, runs, token, index_plan, dropped_indexes",
             &[&load_id, &host(), &process(), &env!("CARGO_PKG_VERSION")],
@@ -344,7 +347,8 @@ async fn insert_source(
 ) -> Result<i64> {
     let row = transaction
         .query_one(
-            "insert into vecload_ledger.sources (target, fingerprint, occurrence, kind, name, size_bytes, modified_nanos,
+            "insert into vecload_ledger.sources
+                 (target, fingerprint, occurrence, kind, name, size_bytes, modified_nanos,
                  recipe, state, units, rows, load_id)
              values ($1, $2, $3, $4, $5, $6, $7, $8, 'open', $9, $10, $11) returning source_id",
             &[
@@ -391,7 +395,8 @@ async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result
         let coverage = &mut sources[index[&row.get("source_id")]].coverage;
         coverage.add_slice(row.get::<_, i32>("unit").cast_unsigned(), slice, unsigned(row, "rows"));
     }
-    let ranges = "select source_id, unit, first_row, last_row from vecload_ledger.reject_slices where source_id = any($1)";
+    let ranges = "select source_id, unit, first_row, last_row from vecload_ledger.reject_slices
+        where source_id = any($1)";
     for row in client.query(ranges, &[&ids]).await.map_err(failed)? {
         let coverage = &mut sources[index[&row.get("source_id")]].coverage;
         let unit = row.get::<_, i32>("unit").cast_unsigned();

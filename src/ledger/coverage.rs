@@ -145,7 +145,8 @@ mod tests {
                     known.retain_new(&mut batch);
                     for partition in 0..partitions.count() {
                         let (hash_low, hash_high) = partitions.range(partition);
-                        let rows: Vec<_> = batch.rows.iter().filter(|row| partitions.of(row.channel_hash) == partition).collect();
+                        let in_partition = |row: &&AcceptedRow| partitions.of(row.channel_hash) == partition;
+                        let rows: Vec<_> = batch.rows.iter().filter(in_partition).collect();
                         if rows.is_empty() || !commits.next().expect("cycles") {
                             continue;
                         }

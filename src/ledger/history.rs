@@ -78,7 +78,8 @@ const SUMMARY_SQL: &str = "
     select l.load_id, l.name, l.target, l.target_name, l.runs,
         case when l.state = 'running' and not exists (
             select 1 from pg_locks k where k.locktype = 'advisory' and k.classid::bigint = 1986356076
-                and k.objid::bigint = l.load_id and k.database = (select oid from pg_database where datname = current_database()))
+                and k.objid::bigint = l.load_id
+                and k.database = (select oid from pg_database where datname = current_database()))
         then 'killed' else l.state end as state,
         to_char(l.started_at, 'YYYY-MM-DD HH24:MI:SS') as started,
         extract(epoch from l.finished_at - l.run_started_at)::float8 as seconds,

@@ -177,6 +177,7 @@ fn changed(source: &NamedSource, load_id: i64, target: &Target, how: &str) -> Er
     ))
     .hint(format!(
         "put the old file back (with its time: cp -p) and run again; or take the part back: vecload loads undo \
-         {load_id}; or keep the part and forget it: vecload loads forget {load_id}; or load all of the file besides: --again"
+         {load_id}; or keep the part and forget it: vecload loads forget {load_id}; or load all of the file besides: \
+         --again"
     ))
 }

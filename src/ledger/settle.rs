@@ -37,7 +37,8 @@ pub async fn balance(
     }
     let by_run = match run {
         Some((load_id, run)) => {
-            let sum = "select coalesce(sum(rows), 0)::bigint from vecload_ledger.blocks where load_id = $1 and run = $2";
+            let sum = "select coalesce(sum(rows), 0)::bigint from vecload_ledger.blocks
+                where load_id = $1 and run = $2";
             client.query_one(sum, &[&load_id, &run]).await.map_err(failed)?.get::<_, i64>(0).cast_unsigned()
         }
         None => 0,
@@ -47,7 +48,8 @@ pub async fn balance(
 
 /// Marks a source complete and stores its full hash.
 pub async fn complete_source(client: &Client, source_id: i64, full_hash: &str) -> Result<()> {
-    let done = "update vecload_ledger.sources set state = 'complete', full_hash = $2 where source_id = $1 and state = 'open'";
+    let done = "update vecload_ledger.sources set state = 'complete', full_hash = $2
+        where source_id = $1 and state = 'open'";
     let updated = client.execute(done, &[&source_id, &full_hash]).await;
     updated.map(|_| ()).map_err(|error| pg_error("mark a source as complete", error))
 }

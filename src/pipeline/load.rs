@@ -173,7 +173,7 @@ async fn prepare(
         (IndexPolicy::Auto | IndexPolicy::Defer, _) if !plan.target.indexes_can_change => {
             if request.index == IndexPolicy::Defer {
                 return Err(Error::refused(format!(
-                    "--index defer: only the owner of {} may drop and build its indexes, and not of a partitioned table",
+                    "--index defer: only its owner may drop and build indexes of {}, and not of a partitioned table",
                     plan.target.name
                 ))
                 .hint("load with --index keep, or as the table's owner"));

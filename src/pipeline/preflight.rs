@@ -113,7 +113,8 @@ pub fn plan(
                 embedding.type_name
             ))
             .hint(format!(
-                "load into a table of {first} dimensions (vecload migrate --dim {first} --table NAME), or map another column: \
+                "load into a table of {first} dimensions (vecload migrate --dim {first} --table NAME), or map another \
+                 column: \
                  --map {embedding_name}=COLUMN"
             )));
         }
@@ -190,7 +191,10 @@ impl SourceContext<'_> {
                 embedding_field.name(),
                 embedding_field.data_type()
             ))
-            .hint(format!("embeddings are lists of floats, raw f32 bytes or [..] text; map another column: --map {}=COLUMN", self.embedding_name)));
+            .hint(format!(
+                "embeddings are lists of floats, raw f32 bytes or [..] text; map another column: --map {}=COLUMN",
+                self.embedding_name
+            )));
         }
         let mut columns = Vec::new();
         let mut projection = Projection { embedding, columns: Vec::new() };
@@ -208,8 +212,10 @@ impl SourceContext<'_> {
                         .ok_or_else(|| unmapped(source, &target.name, &target.type_name))?;
                     let field = &source.fields[column];
                     let converter = Converter::bind(field, source.text[column], target_type).map_err(|error| {
-                        Error::refused(format!("{}: {error} (column {} of {})", source.path.display(), target.name, self.target.name))
-                            .hint(format!("map another column: --map {}=COLUMN, or leave it out by renaming it in the source", target.name))
+                        let (path, name) = (source.path.display(), &target.name);
+                        Error::refused(format!("{path}: {error} (column {name} of {})", self.target.name)).hint(format!(
+                            "map another column: --map {name}=COLUMN, or leave it out by renaming it in the source"
+                        ))
                     })?;
                     recipe.insert(target.name.clone(), json!({ "column": field.name() }));
                     projection.columns.push(column);
@@ -403,8 +409,14 @@ fn unmapped(source: &OpenedSource, name: &str, type_name: &str) -> Error {
 }
 
 fn unsupported(target: &Target, column: &TargetColumn) -> Error {
-    Error::refused(format!("column {} of {} has the type {}, which vecload does not write", column.name, target.name, column.type_name))
-        .hint("leave the column out of the source if it may be null or has a default; otherwise load into a staging table and convert there")
+    Error::refused(format!(
+        "column {} of {} has the type {}, which vecload does not write",
+        column.name, target.name, column.type_name
+    ))
+    .hint(
+        "leave the column out of the source if it may be null or has a default; otherwise load into a staging \
+         table and convert there",
+    )
 }
 
 fn source_names(source: &OpenedSource) -> String {

@@ -68,7 +68,8 @@ impl RejectLimit {
                 "earlier runs rejected {rejects} of these rows, and --max-rejects allows {max}"
             ))
             .hint(format!(
-                "vecload loads rejects {load_id} lists them; to go on without them: --max-rejects {rejects} or more; to load \
+                "vecload loads rejects {load_id} lists them; to go on without them: --max-rejects {rejects} or more; \
+                 to load \
                  them after mending the table: vecload loads undo {load_id}, then load again"
             ))),
             _ => Ok(()),
@@ -99,9 +100,11 @@ impl RejectLimit {
     fn error(&self, rejects: u64, rows: u64, first: &str) -> Error {
         match self.max {
             MaxRejects::Count(0) => Error::reject_limit(format!("rejected {first}")).hint(
-                "mend the row in the source, or load the others and keep this one aside: --max-rejects 100 (or 1%, or all)",
+                "mend the row in the source, or load the others and keep this one aside: --max-rejects 100 (or 1%, all)",
             ),
-            _ => Error::reject_limit(format!("{rejects} of {rows} rows rejected, more than --max-rejects allows; {first}"))
+            _ => Error::reject_limit(format!(
+                "{rejects} of {rows} rows rejected, more than --max-rejects allows; {first}"
+            ))
                 .hint("vecload loads rejects ID lists them; mend the source, or run again with a higher --max-rejects"),
         }
     }

@@ -119,10 +119,13 @@ impl Target {
         let row = client
             .query_opt(
                 "select c.oid, coalesce(pg_relation_filenode(c.oid), (
-                            select (hashtext(string_agg(pg_relation_filenode(p.relid)::text, ',' order by p.relid))::bigint
+                            select (hashtext(string_agg(pg_relation_filenode(p.relid)::text, ','
+                                order by p.relid))::bigint
                                 & 2147483647)::oid
-                            from pg_partition_tree(c.oid) p where p.isleaf)) as relfilenode, c.relkind::text as kind, n.nspname, c.relname,
-                        has_table_privilege(c.oid, 'insert') as may_insert, pg_has_role(c.relowner, 'usage') as is_owner,
+                            from pg_partition_tree(c.oid) p where p.isleaf)) as relfilenode,
+                        c.relkind::text as kind, n.nspname, c.relname,
+                        has_table_privilege(c.oid, 'insert') as may_insert,
+                        pg_has_role(c.relowner, 'usage') as is_owner,
                         has_table_privilege(c.oid, 'select') as may_select,
                         exists (select from pg_constraint where conrelid = c.oid and condeferrable) as has_deferrable
                  from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass($1)::oid",

@@ -192,7 +192,8 @@ impl Shape {
         }
         let null = "null".to_string();
         let sql = format!(
-            "select ({embedding} {distance} {vector})::float8 as distance, {id}::bigint as id, {content}::text as content
+            "select ({embedding} {distance} {vector})::float8 as distance, {id}::bigint as id,
+                    {content}::text as content
              from {table} where {conditions} order by {embedding} {distance} {vector} limit {k}",
             embedding = self.embedding,
             distance = format_args!("operator({}<=>)", self.prefix),

@@ -43,8 +43,6 @@ pub struct SourceBatch {
     pub embeddings: Embeddings,
     /// The other columns that are needed, in the order of the source's projection.
     pub columns: RecordBatch,
-    /// Rows whose columns could not be read at all, ascending, with the reason; they are null in `columns`.
-    pub unreadable: Vec<(usize, Reason)>,
 }
 
 /// Embeddings of a batch: `dim` floats for each row that has no fault, one row after another.

@@ -43,7 +43,8 @@ impl Writer {
     /// Prepares a session for an endpoint.
     pub async fn prepare(session: Session, endpoint: Endpoint, ledger: BlockLedger) -> Result<Self> {
         // A role or database may have switched it off; what is reported as loaded must survive a crash.
-        let durable = "select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'";
+        let durable = "select set_config('synchronous_commit', 'on', false)
+            where current_setting('synchronous_commit') = 'off'";
         session
             .query(durable, &[])
             .await
@@ -96,7 +97,10 @@ impl Writer {
         let copied = sink.finish().await.map_err(failed)?;
         if copied != block.rows {
             return Err(Error::failed(format!("{}: the server took {copied} rows", copying()))
-                .hint("a trigger or rule on the table drops rows; disable it for the load, or reject those rows at the source"));
+                .hint(
+                    "a trigger or rule on the table drops rows; disable it for the load, or leave those rows out of \
+                     the source",
+                ));
         }
         if self.endpoint.has_deferrable {
             session.batch_execute("set constraints all immediate").await.map_err(failed)?;

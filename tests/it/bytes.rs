@@ -390,3 +390,21 @@ fn arrays_are_the_servers_and_no_element_vanishes() {
     let expressions = expressions.map(|sql| Some(sql.to_string())).to_vec();
     oracle.agrees("text[]", Column { values, expressions });
 }
+
+#[test]
+fn types_that_do_not_meet_are_refused_by_name() {
+    let oracle = Oracle::new();
+    let numbers = || Column::of(vec![Some(1i64)], i64::to_string);
+    for type_sql in
+        ["interval", "inet", "point", "int4range", "integer[]", "bit(8)", "money", "xml", "sparsevec(3)"]
+    {
+        oracle.is_refused(type_sql, numbers()).says("column v").says("does not write");
+    }
+    for type_sql in ["uuid", "date", "timestamptz", "boolean", "bytea", "text[]", "vector(3)"] {
+        oracle.is_refused(type_sql, numbers()).says("\"v\"").says("does not go into");
+    }
+    let flags = || Column::of(vec![Some(true)], bool::to_string);
+    for type_sql in ["integer", "real", "uuid", "bigint[]"] {
+        oracle.is_refused(type_sql, flags()).says("\"v\"").says("does not go into");
+    }
+}

@@ -167,7 +167,7 @@ fn compare_rejects(db: &Db, entry: &Entry, expected: &[Expected], outcome: &Outc
     for path in sources.files {
         let file = ParquetFile::open(&path, usize::MAX).expect("a file that was loaded");
         let name = path.canonicalize().expect("a path").display().to_string();
-        for (unit, rows) in file.header().row_group_rows().into_iter().enumerate() {
+        for (unit, rows) in file.row_group_rows().into_iter().enumerate() {
             starts.insert((name.clone(), unit as i32), next);
             next += rows;
         }

@@ -107,7 +107,7 @@ fn spoilt(good: &[u8], number: u64) -> Vec<u8> {
 fn read(path: &Path, dim: usize) -> vecload::error::Result<u64> {
     let file = Arc::new(ParquetFile::open(path, 8 << 20)?);
     let names = ["embedding", "channel_id", "user_id", "content", "metadata"];
-    let fields = file.header().fields();
+    let fields = file.fields();
     let found: Vec<_> =
         names.iter().filter_map(|name| fields.iter().position(|field| field.name() == name)).collect();
     let [embedding, columns @ ..] = &found[..] else { return Ok(0) };
@@ -116,11 +116,11 @@ fn read(path: &Path, dim: usize) -> vecload::error::Result<u64> {
     }
     let projection = Projection { embedding: *embedding, columns: columns.to_vec() };
     let mut rows = 0;
-    for unit in 0..file.header().row_group_rows().len() as u32 {
+    for unit in 0..file.row_group_rows().len() as u32 {
         if file.page_bytes(unit, &projection)?.total > 64 << 20 {
             continue;
         }
-        for part in file.header().parts(0, unit, &projection) {
+        for part in file.parts(0, unit, &projection) {
             let mut reader = PartReader::open(Arc::clone(&file), part, projection.clone(), 7, dim)?;
             while let Some(batch) = reader.next_batch()? {
                 rows += batch.rows as u64;

@@ -68,7 +68,7 @@ fn the_server_starts_by_itself_keeps_its_rows_and_stops() {
             .answers("chunk")
             .says("3 rows");
     }
-    let socket = std::path::PathBuf::from(status.report["socket_dir"].as_str().expect("a directory"));
+    let socket = PathBuf::from(status.report["socket_dir"].as_str().expect("a directory"));
     let socket = socket.join(format!(".s.PGSQL.{}", status.report["port"]));
     assert!(std::os::unix::net::UnixStream::connect(&socket).is_ok());
     // Starting what runs changes nothing.

@@ -3,15 +3,153 @@
 use super::program::vecload;
 
 fn help(words: &[&str]) -> String {
-    vecload(words).run().exits(0).stdout
+    let text = vecload(words).run().exits(0).stdout;
+    text.lines().map(|line| line.trim_end().to_string() + "\n").collect()
 }
 
 #[test]
 fn the_commands_are_listed() {
-    insta::assert_snapshot!(help(&["--help"]), @"");
+    insta::assert_snapshot!(help(&["--help"]), @r#"
+    Bulk-load embeddings into PostgreSQL + pgvector, every row exactly once
+
+    Usage: vecload [OPTIONS] <COMMAND>
+
+    Commands:
+      load     Load Parquet files into the target table
+      migrate  Create the target table, its indexes and the ledger; safe to run again
+      seed     Load 20 sample chunks
+      search   Find the nearest rows by cosine distance
+      loads    Show what was loaded; take a load back
+      db       Run vecload's own PostgreSQL server
+      help     Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+
+    Global options:
+          --db <URL>
+              Database to connect to; else DATABASE_URL, the PG* variables, pipeline.toml, the embedded
+              server
+
+          --table <TABLE>
+              Target table, [SCHEMA.]NAME (default: chunks)
+
+          --config <FILE>
+              Configuration file (default: ./pipeline.toml, if it is there)
+
+          --json
+              Print one JSON object on stdout at the end; everything else goes to stderr
+
+      -q, --quiet
+              Print errors and warnings only
+
+      -v, --verbose...
+              Print more of what happens; twice for details
+
+          --progress <MODE>
+              How progress is shown: bars on a terminal, plain lines for logs
+
+              Possible values:
+              - auto:  Bars on a terminal, else lines
+              - plain: A line now and then
+              - none:  None
+
+              [default: auto]
+
+          --pg-bindir <DIR>
+              Directory of PostgreSQL's programs for the embedded server
+    "#);
 }
 
 #[test]
 fn the_options_of_load_are_listed() {
-    insta::assert_snapshot!(help(&["load", "--help"]), @"");
+    insta::assert_snapshot!(help(&["load", "--help"]), @r#"
+    Load Parquet files into the target table
+
+    Usage: vecload load [OPTIONS] <SOURCE>...
+
+    Arguments:
+      <SOURCE>...
+              Files, directories or globs
+
+    Options:
+          --map <TARGET=COLUMN>
+              Fill a target column from a source column of another name
+
+          --set <TARGET=VALUE>
+              Fill a target column with one value for all rows
+
+          --name <NAME>
+              A name for the load, shown by `vecload loads`
+
+          --again
+              Load sources once more that are loaded already
+
+          --create
+              Create the table if it is missing, with the source's dimension
+
+          --limit <N>
+              Load only the first N rows; without it, a later run goes on from there
+
+          --lanes <N>
+              Threads that read and encode (default: one per core)
+
+          --writers <N>
+              Connections that write (default: one per core, from 2 to 8)
+
+          --memory <SIZE>
+              Memory for all buffers (default: 512MiB)
+
+          --max-rejects <N|P%|all>
+              Rejected rows to put up with (default: 0)
+
+          --index <POLICY>
+              What becomes of secondary indexes (default: auto)
+
+              Possible values:
+              - auto:  Deferred where the table is new or empty, kept where it has rows
+              - defer: Dropped before the rows, built after them
+              - keep:  Left as they are; the server maintains them row by row
+              - none:  None is built; those there are stay
+
+      -h, --help
+              Print help (see a summary with '-h')
+
+    Global options:
+          --db <URL>
+              Database to connect to; else DATABASE_URL, the PG* variables, pipeline.toml, the embedded
+              server
+
+          --table <TABLE>
+              Target table, [SCHEMA.]NAME (default: chunks)
+
+          --config <FILE>
+              Configuration file (default: ./pipeline.toml, if it is there)
+
+          --json
+              Print one JSON object on stdout at the end; everything else goes to stderr
+
+      -q, --quiet
+              Print errors and warnings only
+
+      -v, --verbose...
+              Print more of what happens; twice for details
+
+          --progress <MODE>
+              How progress is shown: bars on a terminal, plain lines for logs
+
+              Possible values:
+              - auto:  Bars on a terminal, else lines
+              - plain: A line now and then
+              - none:  None
+
+              [default: auto]
+
+          --pg-bindir <DIR>
+              Directory of PostgreSQL's programs for the embedded server
+    "#);
 }

@@ -36,7 +36,7 @@ fn an_undo_takes_back_the_rows_of_one_load_and_no_others() {
     Rows::are_all_in(&[&b], &db, "chunks");
     let list = loads(&db, &[]).exits(0).report;
     let states: Vec<_> =
-        list.as_array().into_iter().flatten().map(|load| (&load["load"], &load["state"])).collect();
+        list["loads"].as_array().into_iter().flatten().map(|load| (&load["load"], &load["state"])).collect();
     assert_eq!(states, [(&kept.into(), &"complete".into()), (&undone.into(), &"undone".into())]);
     let again = load(&first).state("complete").rows(6_000, 0, 0);
     Rows::are_all_in(&[&a, &b], &db, "chunks");
@@ -126,7 +126,8 @@ fn loads_are_shown_with_their_sources_and_rejects() {
         (&source["rows"], &source["loaded"], &source["rejected"]),
         (&400.into(), &398.into(), &2.into())
     );
-    let rejects = loads(&db, &["rejects", &id]).exits(0).report;
+    let told = loads(&db, &["rejects", &id]).exits(0).report;
+    let rejects = &told["rejects"];
     let places: Vec<_> =
         rejects.as_array().into_iter().flatten().map(|it| (&it["unit"], &it["row"])).collect();
     assert_eq!(places, [(&0.into(), &7.into()), (&2.into(), &50.into())]);

@@ -79,8 +79,9 @@ fn a_load_killed_again_and_again_brings_every_row_once() {
     let again = Load::of(&path).into(&db).with("--writers", 1).run();
     let again = again.exits(0).state("already_loaded").rows(0, 0, 60_000);
     let show = vecload(["loads", "--json"]).into(&db).run().exits(0);
-    assert_eq!(show.report.as_array().map(Vec::len), Some(1), "one load for all runs{show}");
-    assert_eq!((&show.report[0]["runs"], show.report[0]["load"].as_i64()), (&4.into(), Some(again.load())));
+    let loads = &show.report["loads"];
+    assert_eq!(loads.as_array().map(Vec::len), Some(1), "one load for all runs{show}");
+    assert_eq!((&loads[0]["runs"], loads[0]["load"].as_i64()), (&4.into(), Some(again.load())));
     Rows::are_all_in(&[&rows], &db, "chunks");
 }
 

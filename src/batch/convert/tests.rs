@@ -9,12 +9,12 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field};
 
-use super::{Converter, VARIANT, shown};
+use super::{ColumnRejects, Converter, VARIANT, shown};
 use crate::batch::reject::{EXCERPT_BYTES_MAX, Reason};
 use crate::postgres::types::TargetType;
 
 /// A column converted: the fields without their length, null where there is none, and the rejects.
-fn convert(array: ArrayRef, target: &TargetType) -> (Vec<Option<Vec<u8>>>, Vec<(usize, Reason, String)>) {
+fn convert(array: ArrayRef, target: &TargetType) -> (Vec<Option<Vec<u8>>>, ColumnRejects) {
     let field = Field::new("v", array.data_type().clone(), true);
     let converter = Converter::bind(&field, true, target).expect("the types go together");
     let mut rejects = Vec::new();
@@ -35,7 +35,7 @@ fn texts(values: &[&str]) -> ArrayRef {
     Arc::new(BinaryArray::from_iter_values(values.iter().map(|value| value.as_bytes())))
 }
 
-fn json_of(array: ArrayRef) -> (Vec<String>, Vec<(usize, Reason, String)>) {
+fn json_of(array: ArrayRef) -> (Vec<String>, ColumnRejects) {
     let (fields, rejects) = convert(array, &TargetType::Json);
     (
         fields.into_iter().map(|field| String::from_utf8(field.unwrap_or_default()).expect("text")).collect(),

@@ -66,6 +66,16 @@ impl ListReader {
         expect_rows(skipped, rows)
     }
 
+    /// Whether there is a row behind those read; it is lost by asking.
+    pub(super) fn has_more(&mut self) -> Result<bool> {
+        let levels = (&mut self.definitions, &mut self.repetitions);
+        let read = guarded(|| match &mut self.column {
+            TypedColumn::Float(column) => read_records(column, 1, levels, &mut Vec::new()),
+            TypedColumn::Double(column) => read_records(column, 1, levels, &mut Vec::new()),
+        })?;
+        Ok(read > 0)
+    }
+
     /// Reads the embeddings of `rows` rows into `out`, which is emptied first.
     pub(super) fn read(&mut self, rows: usize, out: &mut Embeddings) -> Result<()> {
         out.values.clear();

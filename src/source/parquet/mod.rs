@@ -1,15 +1,17 @@
 //! Parquet files: opened and checked from their footers, cut into row groups and parts of them.
 
 mod file;
+mod footer;
 mod guard;
 mod lists;
 mod padded;
 mod pages;
 mod reader;
 mod schema;
+mod thrift;
 
 use std::collections::HashMap;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -38,24 +40,9 @@ const TAIL_BYTES: u64 = 8;
 #[derive(Debug)]
 pub struct ParquetFile {
     file: PositionedFile,
-    header: ParquetHeader,
-    surveys: Mutex<HashMap<(u32, usize), PageNeeds>>,
-}
-
-/// What a file's footer tells; it outlives the open file.
-#[derive(Debug, Clone)]
-pub struct ParquetHeader {
-    path: Arc<Path>,
     arrow: ArrowReaderMetadata,
-    text: Arc<[bool]>,
-}
-
-impl Deref for ParquetFile {
-    type Target = ParquetHeader;
-
-    fn deref(&self) -> &ParquetHeader {
-        &self.header
-    }
+    text: Vec<bool>,
+    surveys: Mutex<HashMap<(u32, usize), PageNeeds>>,
 }
 
 /// Which top-level columns of a file are read.
@@ -71,15 +58,18 @@ impl ParquetFile {
     /// Opens a file and reads its footer, which may take `footer_bytes_max` bytes.
     pub fn open(path: &Path, footer_bytes_max: usize) -> Result<Self> {
         let file = PositionedFile::open(path)?;
-        check_frame(&file, footer_bytes_max)?;
+        let (footer_at, length) = check_frame(&file, footer_bytes_max)?;
+        let footer = file
+            .read_up_to(length, footer_at)
+            .or_refused(|| format!("read the end of {}", path.display()))?;
         let unreadable = |error: ParquetError| {
             Error::refused(format!("read the footer of {}", path.display())).because(error).hint(
                 "the file is damaged or of a kind that vecload can't read; write it again, or leave it out",
             )
         };
+        footer::check(&footer).map_err(|why| unreadable(ParquetError::General(why.into())))?;
         guarded(|| {
-            let plain = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Skip);
-            let mut metadata = plain.parse_and_finish(&file)?;
+            let mut metadata = ParquetMetaDataReader::decode_metadata(&footer)?;
             // Page boundaries are only needed where a row group is cut.
             if metadata.row_groups().iter().any(|group| group.num_rows() > ROWS_PER_PART as i64) {
                 let mut reader = ParquetMetaDataReader::new_with_metadata(metadata)
@@ -90,15 +80,15 @@ impl ParquetFile {
             }
             let fields = metadata.file_metadata().schema().get_fields();
             let text = fields.iter().map(|field| schema::is_text(field)).collect();
+            let leaves = schema::leaves(&metadata);
             let metadata = Arc::new(schema::without_text(metadata)?);
             let options = || ArrowReaderOptions::new().with_skip_arrow_metadata(true);
             let arrow = ArrowReaderMetadata::try_new(Arc::clone(&metadata), options())?;
-            let arrow = match schema::for_reading(&metadata, arrow.schema()) {
+            let arrow = match schema::for_reading(&metadata, &leaves, arrow.schema()) {
                 Some(schema) => ArrowReaderMetadata::try_new(metadata, options().with_schema(schema))?,
                 None => arrow,
             };
-            let header = ParquetHeader { path: path.into(), arrow, text };
-            Ok(Self { file: file.clone(), header, surveys: Mutex::default() })
+            Ok(Self { file: file.clone(), arrow, text, surveys: Mutex::default() })
         })
         .map_err(unreadable)?
         .checked()
@@ -130,6 +120,14 @@ impl ParquetFile {
                 if column.num_values() < 0 || column.uncompressed_size() < 0 {
                     return Err(damaged(format!("column \"{name}\" has negative counts")));
                 }
+                // A repeated column has a value, be it a null, in each row at least.
+                let repeated = column.column_descr().max_rep_level() > 0;
+                let (values, rows) = (column.num_values(), group.num_rows());
+                if values < rows || values > rows && !repeated {
+                    return Err(damaged(format!(
+                        "column \"{name}\" is said to hold {values} values, the row group {rows} rows"
+                    )));
+                }
             }
         }
         Ok(self)
@@ -138,11 +136,6 @@ impl ParquetFile {
     /// The file itself.
     pub fn file(&self) -> &PositionedFile {
         &self.file
-    }
-
-    /// What its footer tells.
-    pub fn header(&self) -> &ParquetHeader {
-        &self.header
     }
 
     /// Bytes that the pages of a row group need while it is read, or why they can't be believed.
@@ -201,12 +194,10 @@ impl ParquetFile {
         self.surveys.lock().unwrap_or_else(PoisonError::into_inner).insert((row_group, leaf), needs);
         Ok(needs)
     }
-}
 
-impl ParquetHeader {
     /// Where the file is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Top-level columns; text appears as `Binary`.
@@ -305,8 +296,8 @@ pub struct PageBytes {
     pub largest_column: String,
 }
 
-/// Checks magic numbers and the footer's length before anything is parsed.
-fn check_frame(file: &PositionedFile, footer_bytes_max: usize) -> Result<()> {
+/// Checks magic numbers and the footer's length before anything is parsed; gives where the footer is.
+fn check_frame(file: &PositionedFile, footer_bytes_max: usize) -> Result<(u64, usize)> {
     let path = file.path().display();
     let refuse = |what: String, hint: &str| Err(Error::refused(format!("{path} {what}")).hint(hint));
     let encrypted =
@@ -362,7 +353,7 @@ fn check_frame(file: &PositionedFile, footer_bytes_max: usize) -> Result<()> {
             &format!("give --memory {}MiB or more", (length * 32).div_ceil(1 << 20)),
         );
     }
-    Ok(())
+    Ok((tail_at - length, length as usize))
 }
 
 /// Rows of a range as a length.

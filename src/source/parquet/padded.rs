@@ -32,12 +32,12 @@ pub(super) fn reader(
     row_group: u32,
     mask: ProjectionMask,
     batch_rows: usize,
-    selection: RowSelection,
+    selection: Option<RowSelection>,
 ) -> Result<ParquetRecordBatchReader> {
     let schema = file.metadata().file_metadata().schema_descr();
     let levels = parquet_to_arrow_field_levels(schema, mask, Some(file.fields()))?;
     let group = CutRowGroup { file, row_group: file.row_group(row_group) };
-    ParquetRecordBatchReader::try_new_with_row_groups(&levels, &group, batch_rows, Some(selection))
+    ParquetRecordBatchReader::try_new_with_row_groups(&levels, &group, batch_rows, selection)
 }
 
 /// Bytes of a value where a column is nullable, of fixed width and not repeated.

@@ -2,12 +2,12 @@
 //! what they claim can be true.
 //!
 //! A header is a Thrift struct in the compact protocol (`PageHeader` in `parquet.thrift` of the Parquet
-//! format). Only sizes and counts are taken; everything else is skipped. The reader is bounded by its
-//! slice, so no length in a damaged header is believed.
+//! format). Only sizes and counts are taken; everything else is skipped.
 
 use std::ops::Range;
 
 use super::file::PositionedFile;
+use super::thrift::{Kind, Thrift};
 
 /// Bytes fetched for a header at first; one with long statistics is fetched again, up to the maximum.
 const HEADER_BYTES_FIRST: usize = 256;
@@ -66,6 +66,13 @@ pub(super) fn survey(
             ));
         }
         if header.page_type == DICTIONARY_PAGE {
+            // Each value takes a byte at least; the decoder makes room for all that are announced.
+            if header.values > header.uncompressed_bytes {
+                return Err(format!(
+                    "the dictionary page at offset {offset} claims {} values in {} bytes",
+                    header.values, header.uncompressed_bytes
+                ));
+            }
             needs.dictionary_bytes = needs.dictionary_bytes.max(header.uncompressed_bytes);
             needs.dictionary_values = needs.dictionary_values.max(header.values);
         } else {
@@ -104,7 +111,7 @@ fn read_header(file: &PositionedFile, offset: u64, end: u64) -> Result<PageHeade
 }
 
 fn parse_header(bytes: &[u8]) -> Option<PageHeader> {
-    let mut thrift = Thrift { bytes, at: 0 };
+    let mut thrift = Thrift::new(bytes);
     let mut header = PageHeader { page_type: -1, ..PageHeader::default() };
     let (mut uncompressed, mut compressed) = (None, None);
     let mut field = 0;
@@ -128,136 +135,8 @@ fn parse_header(bytes: &[u8]) -> Option<PageHeader> {
     }
     header.uncompressed_bytes = uncompressed?;
     header.compressed_bytes = compressed?;
-    header.header_bytes = thrift.at;
+    header.header_bytes = thrift.position();
     (0..=3).contains(&header.page_type).then_some(header)
-}
-
-/// Kinds of the compact protocol, as far as skipping tells them apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Bool,
-    Byte,
-    Integer,
-    Double,
-    Binary,
-    List,
-    Map,
-    Struct,
-}
-
-struct Thrift<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Thrift<'_> {
-    const DEPTH_MAX: usize = 16;
-
-    fn byte(&mut self) -> Option<u8> {
-        let byte = *self.bytes.get(self.at)?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn integer(&mut self) -> Option<i64> {
-        let value = self.varint()?;
-        Some((value >> 1).cast_signed() ^ -((value & 1).cast_signed()))
-    }
-
-    /// The next field's kind, `Some(None)` at the struct's end; `field` becomes its number.
-    #[expect(
-        clippy::option_option,
-        reason = "the outer one is 'the bytes ended', the inner one 'the struct did'"
-    )]
-    fn next_field(&mut self, field: &mut i64) -> Option<Option<Kind>> {
-        let byte = self.byte()?;
-        if byte == 0 {
-            return Some(None);
-        }
-        *field = match byte >> 4 {
-            0 => self.integer()?,
-            delta => field.checked_add(i64::from(delta))?,
-        };
-        Some(Some(Self::kind(byte & 0x0f)?))
-    }
-
-    fn kind(code: u8) -> Option<Kind> {
-        Some(match code {
-            1 | 2 => Kind::Bool,
-            3 => Kind::Byte,
-            4..=6 => Kind::Integer,
-            7 => Kind::Double,
-            8 => Kind::Binary,
-            9 | 10 => Kind::List,
-            11 => Kind::Map,
-            12 => Kind::Struct,
-            _ => return None,
-        })
-    }
-
-    fn skip(&mut self, kind: Kind, depth: usize) -> Option<()> {
-        if depth > Self::DEPTH_MAX {
-            return None;
-        }
-        match kind {
-            Kind::Bool => {}
-            Kind::Byte => self.advance(1)?,
-            Kind::Integer => self.varint().map(|_| ())?,
-            Kind::Double => self.advance(8)?,
-            Kind::Binary => {
-                let length = usize::try_from(self.varint()?).ok()?;
-                self.advance(length)?;
-            }
-            Kind::List => {
-                let head = self.byte()?;
-                let count = match head >> 4 {
-                    15 => self.varint()?,
-                    short => u64::from(short),
-                };
-                let item = Self::kind(head & 0x0f)?;
-                for _ in 0..count {
-                    self.skip_item(item, depth)?;
-                }
-            }
-            Kind::Map => {
-                let count = self.varint()?;
-                let kinds = if count > 0 { self.byte()? } else { 0 };
-                for _ in 0..count {
-                    self.skip_item(Self::kind(kinds >> 4)?, depth)?;
-                    self.skip_item(Self::kind(kinds & 0x0f)?, depth)?;
-                }
-            }
-            Kind::Struct => {
-                let mut field = 0;
-                while let Some(kind) = self.next_field(&mut field)? {
-                    self.skip(kind, depth + 1)?;
-                }
-            }
-        }
-        Some(())
-    }
-
-    /// In a collection a boolean takes a byte; as a field it is in the field's head.
-    fn skip_item(&mut self, kind: Kind, depth: usize) -> Option<()> {
-        if kind == Kind::Bool { self.advance(1) } else { self.skip(kind, depth + 1) }
-    }
-
-    fn advance(&mut self, length: usize) -> Option<()> {
-        self.at = self.at.checked_add(length).filter(|at| *at <= self.bytes.len())?;
-        Some(())
-    }
 }
 
 #[cfg(test)]

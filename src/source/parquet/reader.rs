@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, RecordBatchReader, new_null_array};
-use arrow::compute::concat;
-use arrow::datatypes::{Field, Schema};
+use arrow::array::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+    ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelectionPolicy, RowSelector,
 };
 use parquet::basic::Repetition;
 use parquet::column::reader::get_column_reader;
@@ -20,9 +18,11 @@ use super::lists::ListReader;
 use super::{ParquetFile, Projection, padded, range_len};
 use crate::batch::convert::shown;
 use crate::batch::embedding;
-use crate::batch::reject::Reason;
 use crate::error::{Error, Result};
 use crate::source::{Embeddings, Origin, SourceBatch, UnitPart};
+
+/// Rows that nobody would miss: the footer counts fewer than the pages hold.
+const BEYOND: &str = "they hold more rows than the footer says";
 
 /// Reads the rows of a part in batches.
 pub struct PartReader {
@@ -34,8 +34,6 @@ pub struct PartReader {
     /// Columns that Arrow's reader gives, and at which place of its batches each projected one is.
     columns: ParquetRecordBatchReader,
     places: Vec<usize>,
-    /// Top-level columns that Arrow's reader reads.
-    roots: Vec<usize>,
     embedding: EmbeddingColumn,
     position: u64,
     spare: Vec<f32>,
@@ -94,7 +92,6 @@ impl PartReader {
             dim,
             columns,
             places,
-            roots: order,
             embedding,
             position,
             spare: Vec::new(),
@@ -112,14 +109,13 @@ impl PartReader {
             Some(batch) => batch.map_err(ParquetError::from),
             None => Err(ParquetError::EOF("the columns end before the row group does".into())),
         });
-        let (batch, unreadable) = match read {
-            Ok(batch) => (batch, Vec::new()),
-            Err(error) if is_utf8_error(&error) => self.salvage(rows)?,
-            Err(error) => return Err(self.damaged("its columns", error)),
-        };
+        let batch = read.map_err(|error| self.damaged("its columns", error))?;
         if batch.num_rows() != rows {
-            let short = ParquetError::EOF(format!("{} rows instead of {rows}", batch.num_rows()));
-            return Err(self.damaged("its columns", short));
+            let why = match batch.num_rows() > rows {
+                true => BEYOND.to_string(),
+                false => format!("{} rows instead of {rows}", batch.num_rows()),
+            };
+            return Err(self.damaged("its columns", ParquetError::General(why)));
         }
         let mut embeddings =
             Embeddings { dim: self.dim, values: std::mem::take(&mut self.spare), faults: Vec::new() };
@@ -140,45 +136,29 @@ impl PartReader {
             }
         }
         let origin = Origin { source: self.part.source, unit: self.part.unit, first_row: self.position };
+        if self.position + rows as u64 == self.file.row_group(self.part.unit).num_rows().cast_unsigned() {
+            self.check_end()?;
+        }
+        let columns = batch.project(&self.places);
+        let columns = columns.map_err(|error| Error::bug("put a batch together").because(error))?;
         self.position += rows as u64;
-        Ok(Some(SourceBatch { origin, rows, embeddings, columns: self.projected(&batch)?, unreadable }))
+        Ok(Some(SourceBatch { origin, rows, embeddings, columns }))
     }
 
-    /// Reads the next rows one by one, because text within a nested column is not UTF-8 in some of them
-    /// (Arrow's reader checks such text and then gives none of the batch). Rows that can't be read are null.
-    fn salvage(&mut self, rows: usize) -> Result<(RecordBatch, Vec<(usize, Reason)>)> {
-        let schema = self.columns.schema();
-        let end = self.position + rows as u64;
-        let mut unreadable = Vec::new();
-        let mut single = Vec::with_capacity(rows);
-        for row in 0..rows {
-            let at = self.position + row as u64;
-            let one = UnitPart { rows: at..at + 1, ..self.part.clone() };
-            let read = guarded(|| match columns_reader(&self.file, &one, &self.roots, 1)?.next() {
-                Some(batch) => batch.map_err(ParquetError::from),
-                None => Err(ParquetError::EOF("the columns end before the row group does".into())),
-            });
-            single.push(match read {
-                Ok(batch) => batch,
-                Err(error) if is_utf8_error(&error) => {
-                    unreadable.push((row, Reason::InvalidUtf8));
-                    null_row(&schema)?
-                }
-                Err(error) => return Err(self.damaged("its columns", error)),
-            });
+    /// Whether the row group ends where the footer says; asked before its last rows are handed on.
+    fn check_end(&mut self) -> Result<()> {
+        let beyond = guarded(|| Ok(self.columns.next().transpose()?.is_some())).and_then(|columns| {
+            Ok(columns
+                || match &mut self.embedding {
+                    EmbeddingColumn::List(list) => list.has_more()?,
+                    EmbeddingColumn::Arrow { .. } => false,
+                })
+        });
+        match beyond {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(self.damaged("its columns", ParquetError::General(BEYOND.into()))),
+            Err(error) => Err(self.damaged("its columns", error)),
         }
-        // The reader that failed can't go on; another one starts behind these rows.
-        let rest = UnitPart { rows: end..self.part.rows.end, ..self.part.clone() };
-        let columns = guarded(|| columns_reader(&self.file, &rest, &self.roots, self.batch_rows));
-        self.columns = columns.map_err(|error| self.damaged("its columns", error))?;
-        let nullable = single.first().map_or(schema, RecordBatch::schema);
-        let columns = (0..nullable.fields().len())
-            .map(|column| {
-                concat(&single.iter().map(|batch| batch.column(column).as_ref()).collect::<Vec<_>>())
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| Error::bug("join rows read one by one").because(error))?;
-        Ok((batch_of(&nullable, columns, rows)?, unreadable))
     }
 
     /// Takes back the buffer of a batch that has been encoded, for the next one.
@@ -186,38 +166,11 @@ impl PartReader {
         self.spare = values;
     }
 
-    fn projected(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let arrays = self.places.iter().map(|place| Arc::clone(batch.column(*place))).collect();
-        let fields: Vec<_> = self.places.iter().map(|place| batch.schema().field(*place).clone()).collect();
-        batch_of(&Schema::new(fields), arrays, batch.num_rows())
-    }
-
     fn damaged(&self, place: &str, error: ParquetError) -> Error {
         let end = (self.position + self.batch_rows as u64).min(self.part.rows.end);
         let rows = format!("rows {} to {}, {place}", self.position, end.saturating_sub(1));
         self.file.damaged(self.part.unit, &rows).because(error)
     }
-}
-
-/// Whether Arrow's reader refused text that is not UTF-8; its errors have no kind for it.
-fn is_utf8_error(error: &ParquetError) -> bool {
-    let text = error.to_string().to_ascii_lowercase();
-    text.contains("utf-8") || text.contains("utf8")
-}
-
-/// A row of nulls.
-fn null_row(schema: &Schema) -> Result<RecordBatch> {
-    let columns = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
-    batch_of(schema, columns, 1)
-}
-
-/// A batch whose columns may all hold nulls.
-fn batch_of(schema: &Schema, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
-    let fields: Vec<Field> =
-        schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
-        .map_err(|error| Error::bug("put a batch together").because(error))
 }
 
 /// Reads whole rows of a row group by their numbers, ascending; text as bytes.
@@ -231,8 +184,9 @@ pub fn read_rows(file: &ParquetFile, row_group: u32, rows: &[u64]) -> Result<Rec
         position = row.saturating_add(1);
     }
     let damaged = |error: ParquetError| file.damaged(row_group, "its rejected rows").because(error);
+    let selection = Some(RowSelection::from(selectors));
     let reader =
-        guarded(|| arrow_reader(file, row_group, ProjectionMask::all(), rows.len().max(1), selectors));
+        guarded(|| arrow_reader(file, row_group, ProjectionMask::all(), rows.len().max(1), selection));
     let mut reader = reader.map_err(damaged)?;
     let batch = guarded(|| match reader.next() {
         Some(batch) => batch.map_err(ParquetError::from),
@@ -249,7 +203,11 @@ fn columns_reader(
 ) -> parquet::errors::Result<ParquetRecordBatchReader> {
     let mask = ProjectionMask::roots(file.metadata().file_metadata().schema_descr(), roots.iter().copied());
     let before = usize::try_from(part.rows.start).unwrap_or(usize::MAX);
-    let selection = vec![RowSelector::skip(before), RowSelector::select(range_len(&part.rows))];
+    // The last part reads on as long as there are rows, so that one too many shows.
+    let last = part.rows.end == file.row_group(part.unit).num_rows().cast_unsigned();
+    let rows = range_len(&part.rows).saturating_add(usize::from(last));
+    let selection = vec![RowSelector::skip(before), RowSelector::select(rows)];
+    let selection = (before > 0 || !last).then(|| RowSelection::from(selection));
     arrow_reader(file, part.unit, mask, batch_rows, selection)
 }
 
@@ -258,18 +216,20 @@ fn arrow_reader(
     row_group: u32,
     mask: ProjectionMask,
     batch_rows: usize,
-    selection: Vec<RowSelector>,
+    selection: Option<RowSelection>,
 ) -> parquet::errors::Result<ParquetRecordBatchReader> {
-    let selection = RowSelection::from(selection);
     if padded::needs_cutting(file, &mask) {
         return padded::reader(file, row_group, mask, batch_rows, selection);
     }
-    ParquetRecordBatchReaderBuilder::new_with_metadata(file.file().clone(), file.arrow.clone())
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file.file().clone(), file.arrow.clone())
         .with_row_groups(vec![row_group as usize])
         .with_projection(mask)
         .with_batch_size(batch_rows)
-        .with_row_selection(selection)
-        .build()
+        .with_row_selection_policy(RowSelectionPolicy::Selectors);
+    match selection {
+        Some(selection) => builder.with_row_selection(selection).build(),
+        None => builder.build(),
+    }
 }
 
 fn list_reader(

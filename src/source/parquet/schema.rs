@@ -1,7 +1,8 @@
 //! The schema that vecload reads a Parquet file with: text columns as their bytes.
 //!
 //! With the text annotations taken off, Arrow's reader hands text over unchecked, and the batcher checks it
-//! row by row: one row with invalid UTF-8 is one reject, not a failed file. The Arrow schema that some
+//! row by row: one row with invalid UTF-8 is one reject, not a failed file. Within lists, maps and structures,
+//! where nothing else would tell them apart, text comes as `Binary` and bytes as `LargeBinary`. The Arrow schema that some
 //! writers embed is left aside for the same reason; what it would add (large offsets, views, dictionaries)
 //! is a matter of representation only.
 
@@ -22,7 +23,7 @@ const EXTENSION_TYPE_NAME_KEY: &str = "ARROW:extension:name";
 /// UTC as Arrow reads it without its time zone database.
 const UTC: &str = "+00:00";
 
-/// The same metadata with top-level text columns turned into byte columns.
+/// The same metadata with text columns turned into byte columns.
 pub(super) fn without_text(metadata: ParquetMetaData) -> Result<ParquetMetaData> {
     let file = metadata.file_metadata();
     let fields: Result<Vec<TypePtr>> = file.schema().get_fields().iter().map(field_without_text).collect();
@@ -42,15 +43,25 @@ pub(super) fn without_text(metadata: ParquetMetaData) -> Result<ParquetMetaData>
 }
 
 fn field_without_text(field: &TypePtr) -> Result<TypePtr> {
+    let info = field.get_basic_info();
+    let id = info.has_id().then(|| info.id());
+    if field.is_group() {
+        let fields: Result<_> = field.get_fields().iter().map(field_without_text).collect();
+        let group = Type::group_type_builder(field.name())
+            .with_repetition(info.repetition())
+            .with_converted_type(info.converted_type())
+            .with_logical_type(info.logical_type_ref().cloned())
+            .with_id(id)
+            .with_fields(fields?);
+        return Ok(Arc::new(group.build()?));
+    }
     if !is_text(field) {
         return Ok(Arc::clone(field));
     }
-    let info = field.get_basic_info();
     let plain = Type::primitive_type_builder(field.name(), field.get_physical_type())
         .with_repetition(info.repetition())
-        .with_id(info.has_id().then(|| info.id()))
-        .build()?;
-    Ok(Arc::new(plain))
+        .with_id(id);
+    Ok(Arc::new(plain.build()?))
 }
 
 /// Whether a field is annotated as text of some kind.
@@ -65,15 +76,33 @@ pub(super) fn is_text(field: &Type) -> bool {
     field.is_primitive() && field.get_physical_type() == Physical::BYTE_ARRAY && text
 }
 
+/// A leaf column as the file has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leaf {
+    physical: Physical,
+    text: bool,
+}
+
+/// The leaf columns, in the order of Arrow's.
+pub(super) fn leaves(metadata: &ParquetMetaData) -> Vec<Leaf> {
+    let columns = metadata.file_metadata().schema_descr().columns();
+    let leaf = |column: &Type| Leaf { physical: column.get_physical_type(), text: is_text(column) };
+    columns.iter().map(|column| leaf(column.self_type())).collect()
+}
+
 /// The Arrow schema to read with, if it differs from the one that Arrow infers: timestamps with a zone (which
 /// is always UTC in Parquet) have one that Arrow's casts know, INT96 timestamps come in microseconds rather
-/// than nanoseconds, which would overflow after the year 2262, and columns with VARIANT in them are marked.
-pub(super) fn for_reading(metadata: &ParquetMetaData, inferred: &Schema) -> Option<Arc<Schema>> {
-    let descriptor = metadata.file_metadata().schema_descr();
-    let mut leaves = (0..descriptor.num_columns()).map(|leaf| descriptor.column(leaf).physical_type());
-    let roots = descriptor.root_schema().get_fields();
+/// than nanoseconds, which would overflow after the year 2262, bytes in nested columns are `LargeBinary`, and
+/// columns with VARIANT in them are marked.
+pub(super) fn for_reading(
+    metadata: &ParquetMetaData,
+    leaves: &[Leaf],
+    inferred: &Schema,
+) -> Option<Arc<Schema>> {
+    let mut leaves = leaves.iter().copied();
+    let roots = metadata.file_metadata().schema().get_fields();
     let fields = inferred.fields().iter().zip(roots).map(|(field, root)| {
-        let field = field_for_reading(field, &mut leaves);
+        let field = field_for_reading(field, false, &mut leaves);
         if !holds_variant(root) {
             return field;
         }
@@ -85,22 +114,20 @@ pub(super) fn for_reading(metadata: &ParquetMetaData, inferred: &Schema) -> Opti
     (fields != *inferred.fields()).then(|| Arc::new(Schema::new(fields)))
 }
 
-/// `leaves` gives the physical types of the Parquet leaves, which are in the order of Arrow's.
-fn field_for_reading(field: &FieldRef, leaves: &mut impl Iterator<Item = Physical>) -> FieldRef {
+/// Takes the field's leaves, whose order is that of Arrow's.
+fn field_for_reading(field: &FieldRef, nested: bool, leaves: &mut impl Iterator<Item = Leaf>) -> FieldRef {
+    let mut inner = |field| field_for_reading(field, true, leaves);
     let data_type = match field.data_type() {
-        DataType::List(item) => DataType::List(field_for_reading(item, leaves)),
-        DataType::LargeList(item) => DataType::LargeList(field_for_reading(item, leaves)),
-        DataType::FixedSizeList(item, size) => {
-            DataType::FixedSizeList(field_for_reading(item, leaves), *size)
-        }
-        DataType::Map(entries, sorted) => DataType::Map(field_for_reading(entries, leaves), *sorted),
-        DataType::Struct(fields) => {
-            DataType::Struct(fields.iter().map(|field| field_for_reading(field, leaves)).collect())
-        }
+        DataType::List(item) => DataType::List(inner(item)),
+        DataType::LargeList(item) => DataType::LargeList(inner(item)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(inner(item), *size),
+        DataType::Map(entries, sorted) => DataType::Map(inner(entries), *sorted),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
         leaf => match (leaf, leaves.next()) {
-            (DataType::Timestamp(_, None), Some(Physical::INT96)) => {
+            (DataType::Timestamp(_, None), Some(Leaf { physical: Physical::INT96, .. })) => {
                 DataType::Timestamp(TimeUnit::Microsecond, None)
             }
+            (DataType::Binary, Some(Leaf { text: false, .. })) if nested => DataType::LargeBinary,
             (DataType::Timestamp(unit, Some(_)), _) => DataType::Timestamp(*unit, Some(UTC.into())),
             (other, _) => other.clone(),
         },
@@ -193,7 +220,7 @@ mod tests {
 
         let file = ParquetFile::open(&path, 1 << 20).expect("a good file");
         let rows = read_rows(&file, 0, &[0]).expect("the row");
-        let times = rows.column(1).as_struct().column(1).clone();
+        let times = Arc::clone(rows.column(1).as_struct().column(1));
         assert_eq!(times.as_primitive::<TimestampMicrosecondType>().value(0), 32_503_680_000_000_000);
     }
 
