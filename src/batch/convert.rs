@@ -26,6 +26,8 @@ use super::reject::{Reason, excerpt};
 use crate::error::{Error, Result};
 use crate::postgres::types::TargetType;
 
+pub use self::nested::with_texts;
+
 /// Name of Parquet's VARIANT among Arrow's extension types.
 pub const VARIANT: &str = "arrow.parquet.variant";
 
@@ -92,12 +94,14 @@ impl Converter {
             T::Date if is_date_or_time(from) || is_text(from) => Some(How::Date),
             T::Timestamp | T::Timestamptz if is_date_or_time(from) || is_text(from) => Some(How::Timestamp),
             T::Json | T::Jsonb if is_text(from) => Some(How::JsonFromText),
-            T::Json | T::Jsonb if is_structure(from) && structures::with_text_keys(from).is_some() => {
+            T::Json | T::Jsonb if is_structure(from) && structures::has_scalar_keys(from) => {
                 Some(How::JsonFromStructure(Arc::new(source.clone())))
             }
             T::Bytea if matches!(from, D::Binary | D::FixedSizeBinary(_)) => Some(How::Bytea),
             T::TextArray
-                if element(from).is_some_and(|item| is_text(item) || is_scalar(item) || item.is_null()) =>
+                if element(from).is_some_and(|item| {
+                    is_text(item) || *item == D::LargeBinary || is_scalar(item) || item.is_null()
+                }) =>
             {
                 Some(How::TextArray)
             }
@@ -279,7 +283,7 @@ fn is_date_or_time(data_type: &DataType) -> bool {
 fn describe(data_type: &DataType) -> String {
     match data_type {
         DataType::Binary => "string or binary".into(),
-        other => other.to_string(),
+        other => nested::texts_type(other).to_string(),
     }
 }
 
@@ -288,7 +292,7 @@ pub fn shown(array: &ArrayRef, row: usize) -> String {
     if let Some(values) = array.as_binary_opt::<i32>() {
         return excerpt(values.value(row));
     }
-    let value = array.slice(row, 1);
+    let value = with_texts(&array.slice(row, 1));
     let options = FormatOptions::default();
     let text = ArrayFormatter::try_new(&value, &options).and_then(|value| value.value(0).try_to_string());
     match text {

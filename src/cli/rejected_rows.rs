@@ -6,13 +6,15 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 
+use crate::batch::convert::with_texts;
 use crate::error::{Context, Error, Result};
 use crate::ledger::history::RejectRecord;
-use crate::source::parquet::{ParquetFile, read_rows};
+use crate::source::parquet::{ParquetFile, for_writing, read_rows};
 
 /// Columns that say where a row comes from, in CSV.
 const POSITION_COLUMNS: [&str; 5] = ["_source", "_row_group", "_row", "_column", "_reason"];
@@ -69,7 +71,9 @@ fn write_parquet<'a>(
         return Err(Error::refused("the load rejected no row, so there is nothing to write"));
     };
     let first = first?;
-    let mut writer = ArrowWriter::try_new(file, first.0.schema(), None).or_failed(describe)?;
+    let schema = first.0.schema();
+    let options = ArrowWriterOptions::new().with_parquet_schema(for_writing(&schema).or_failed(describe)?);
+    let mut writer = ArrowWriter::try_new_with_options(file, schema, options).or_failed(describe)?;
     for place in std::iter::once(Ok(first)).chain(places) {
         let (batch, _) = place?;
         writer.write(&batch).map_err(|error| {
@@ -107,11 +111,7 @@ fn write_csv<'a>(
             ]
             .map(String::as_bytes)
             .map(<[u8]>::to_vec);
-            let cells = batch
-                .columns()
-                .iter()
-                .map(|column| cell(column.as_ref(), row))
-                .collect::<Result<Vec<_>>>()?;
+            let cells = batch.columns().iter().map(|column| cell(column, row)).collect::<Result<Vec<_>>>()?;
             writer.write_record(position.into_iter().chain(cells)).or_failed(describe)?;
         }
     }
@@ -119,14 +119,15 @@ fn write_csv<'a>(
 }
 
 /// A value as CSV: text as its own bytes, lists as `[…]`, null as nothing.
-fn cell(column: &dyn Array, row: usize) -> Result<Vec<u8>> {
+fn cell(column: &ArrayRef, row: usize) -> Result<Vec<u8>> {
     if column.is_null(row) {
         return Ok(Vec::new());
     }
     if column.data_type() == &DataType::Binary {
         return Ok(column.as_binary::<i32>().value(row).to_vec());
     }
-    let shown = arrow::util::display::array_value_to_string(column, row);
+    let value = with_texts(&column.slice(row, 1));
+    let shown = arrow::util::display::array_value_to_string(&value, 0);
     shown.map(String::into_bytes).map_err(|error| Error::failed("write a value as text").because(error))
 }
 

@@ -146,7 +146,8 @@ async fn prepare(
         Some(target) => target,
         None if request.create => {
             let (opened, mapping) = (Arc::clone(&sources), request.mapping.clone());
-            let dim = blocking(move || preflight::source_dimension(&opened, &mapping)).await?;
+            let memory = request.settings.memory;
+            let dim = blocking(move || preflight::source_dimension(&opened, &mapping, memory)).await?;
             let spec = TableSpec {
                 name: request.table.clone(),
                 dim,

@@ -12,6 +12,7 @@ use super::plan::{LoadPlan, LoadSettings, PlannedSource, ReservedIds};
 use crate::batch::convert::{ColumnRejects, Converter};
 use crate::batch::reject::Reason;
 use crate::batch::{Batcher, FilledColumn, Filling, embedding};
+use crate::config::sizes::show_size;
 use crate::error::{Error, Kind, Result};
 use crate::partition::FieldSource;
 use crate::postgres::catalog::{Target, TargetColumn};
@@ -21,6 +22,9 @@ use crate::source::parquet::{ParquetFile, PartReader, Projection};
 
 /// Rows looked at for the embedding's dimension.
 const PEEK_ROWS: usize = 64;
+
+/// What reading takes besides pages, roughly, for a hint.
+const WORKING_BYTES: u64 = 8 << 20;
 
 /// Sources whose embeddings are looked at: a wrong column or model shows in the first.
 const PEEK_SOURCES: usize = 16;
@@ -71,11 +75,11 @@ pub fn open_sources(paths: Vec<PathBuf>, footer_bytes_max: usize) -> Result<Vec<
 }
 
 /// The dimension of the sources' embeddings, for a table that is to be created.
-pub fn source_dimension(sources: &[OpenedSource], mapping: &Mapping) -> Result<usize> {
+pub fn source_dimension(sources: &[OpenedSource], mapping: &Mapping, memory: usize) -> Result<usize> {
     for source in sources {
         let column = source_column(source, "embedding", mapping)?
             .ok_or_else(|| unmapped(source, "embedding", "vector"))?;
-        if let Some(dim) = dimensions(source, column)?.first() {
+        if let Some(dim) = dimensions(source, column, memory)?.first() {
             return Ok(*dim);
         }
     }
@@ -100,7 +104,7 @@ pub fn plan(
     for source in sources.iter().take(PEEK_SOURCES) {
         let column = source_column(source, &embedding_name, mapping)?
             .ok_or_else(|| unmapped(source, &embedding_name, &embedding.type_name))?;
-        let found = dimensions(source, column)?;
+        let found = dimensions(source, column, settings.memory)?;
         if let (Some(declared), Some(first)) = (declared, found.first())
             && !found.contains(&declared)
         {
@@ -439,8 +443,8 @@ fn constant(name: &str, value: &str, target_type: &TargetType) -> Result<Vec<u8>
     Ok(out)
 }
 
-/// Dimensions of the first embeddings of a source.
-fn dimensions(source: &OpenedSource, column: usize) -> Result<Vec<usize>> {
+/// Dimensions of the first embeddings of a source; of `--memory`, half is for reading.
+fn dimensions(source: &OpenedSource, column: usize, memory: usize) -> Result<Vec<usize>> {
     let projection = Projection { embedding: column, columns: Vec::new() };
     if !embedding::readable(source.fields[column].data_type()) {
         return Ok(Vec::new());
@@ -452,7 +456,17 @@ fn dimensions(source: &OpenedSource, column: usize) -> Result<Vec<usize>> {
         let file = Arc::new(ParquetFile::open(&source.path, usize::MAX)?);
         // Checks what the pages claim before they are decompressed.
         let refuse = |error: Error| error.with_kind(Kind::Refused);
-        file.page_bytes(unit as u32, &projection).map_err(refuse)?;
+        let needed = file.page_bytes(unit as u32, &projection).map_err(refuse)?.total;
+        if needed > (memory / 2) as u64 {
+            return Err(Error::refused(format!(
+                "{}, row group {unit}: the pages of column \"{}\" need {} of memory at a time, and --memory leaves {}",
+                source.path.display(),
+                source.fields[column].name(),
+                show_size(needed),
+                show_size((memory / 2) as u64)
+            ))
+            .hint(format!("give --memory {}MiB or more", needed.saturating_add(WORKING_BYTES).div_ceil(1 << 19))));
+        }
         let Some(part) = file.parts(0, unit as u32, &projection).into_iter().next() else {
             continue;
         };

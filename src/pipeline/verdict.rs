@@ -100,7 +100,7 @@ impl RejectLimit {
     fn error(&self, rejects: u64, rows: u64, first: &str) -> Error {
         match self.max {
             MaxRejects::Count(0) => Error::reject_limit(format!("rejected {first}")).hint(
-                "mend the row in the source, or load the others and keep this one aside: --max-rejects 100 (or 1%, all)",
+                "mend the row in the source, or load the others without it: --max-rejects 100 (or 1%, or all)",
             ),
             _ => Error::reject_limit(format!(
                 "{rejects} of {rows} rows rejected, more than --max-rejects allows; {first}"

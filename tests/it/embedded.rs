@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::program::{Load, Outcome, vecload};
 use super::rows::Rows;
-use super::server::new_project;
+use super::server::{new_project, remove_server};
 use super::session::Session;
 
 /// A directory with a server of its own; stopped and removed in the end.
@@ -22,14 +22,9 @@ impl Project {
 
 impl Drop for Project {
     fn drop(&mut self) {
-        let stopped = vecload(["db", "stop"]).within(&self.0).run();
+        // A failed test's is kept, and stopped when all tests are gone.
         if !std::thread::panicking() {
-            stopped.exits(0);
-            let link = self.0.join(".vecload/server");
-            // As root the cluster lies elsewhere.
-            if let Ok(elsewhere) = std::fs::read_link(&link) {
-                std::fs::remove_dir_all(elsewhere).expect("remove the cluster");
-            }
+            remove_server(&self.0);
             std::fs::remove_dir_all(self.0.parent().expect("a parent")).expect("remove the project");
         }
     }
@@ -126,8 +121,24 @@ fn a_server_that_was_killed_comes_back_with_what_was_committed() {
 
 #[test]
 fn programs_that_will_not_do_are_refused_by_name() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let nowhere = dir.path().display().to_string();
-    let start = vecload(["db", "start", "--pg-bindir", &nowhere]).within(dir.path()).run();
+    let project = Project::new();
+    let nowhere = project.0.display().to_string();
+    let start = project.run(&["db", "start", "--pg-bindir", &nowhere]);
     start.exits(2).says(&nowhere).says("has no postgres");
+}
+
+#[test]
+fn a_load_that_is_refused_anyway_starts_no_server() {
+    let project = Project::new();
+    std::fs::write(project.0.join("text.parquet"), "no Parquet").expect("write");
+    for words in [
+        ["load", "missing.parquet", "--lanes=1"],
+        ["load", "text.parquet", "--lanes=1"],
+        ["load", "text.parquet", "--memory=1KiB"],
+        ["search", "--random", "-k0"],
+        ["search", "--vector=missing.json", "-k1"],
+    ] {
+        project.run(&words).exits(2);
+        assert!(!project.0.join(".vecload").is_dir(), "{words:?} made a cluster");
+    }
 }

@@ -97,13 +97,13 @@ fn usage_errors_are_refusals_and_help_and_version_are_answers() {
     for words in [&["load"][..], &["lod"], &["load", "x", "--lanes", "many"], &["search", "--nonsense"]] {
         assert_eq!(vecload(words).run().code(), 2, "{words:?}");
     }
-    let bad =
-        |option: &str, value: &str| vecload(["load", "x.parquet", option, value]).run().exits(2).says(option);
+    let nowhere = ["load", "x.parquet", "--db", "postgresql://nobody@127.0.0.1:1/none"];
+    let bad = |option: &str, value: &str| vecload(nowhere).arg(option).arg(value).run().exits(2).says(option);
     bad("--lanes", "0");
     bad("--writers", "0");
     bad("--writers", "1000");
     bad("--memory", "1KiB");
-    vecload(["load", "x.parquet", "--limit", "some"]).run().exits(2).says("\"some\" is no count");
+    vecload(nowhere).with("--limit", "some").run().exits(2).says("\"some\" is no count");
     let version = vecload(["--version"]).run().exits(0);
     assert_eq!(version.stdout, format!("vecload {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(vecload::<&str>([]).run().code(), 2);

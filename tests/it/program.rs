@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::runtime::Runtime;
 
-use super::server::Db;
+use super::server::{Db, remove_server};
 use super::session::runtime;
 
 /// No run of a test takes longer than this.
@@ -215,6 +215,9 @@ impl Running {
             String::from_utf8(bytes).expect("it prints UTF-8")
         };
         let (stdout, stderr) = (read("stdout"), read("stderr"));
+        // Only a test that asks for one, in a directory of `new_project`, may leave a server.
+        let started = remove_server(&self.scratch.path().join("cwd"));
+        assert!(!started, "{:?} started a server of its own: {stderr}", self.arguments);
         let status = match ended {
             Ok(status) => status.expect("wait for vecload"),
             Err(_) => panic!("{:?} took more than {:?}: {stderr}", self.arguments, self.patience),

@@ -85,10 +85,26 @@ const PROJECT: &str = "my project, \u{fc}";
 pub(crate) fn new_project() -> PathBuf {
     server();
     let directory =
-        projects().join(format!("{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        projects().join(format!("project_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
     let project = directory.join(PROJECT);
     std::fs::create_dir_all(&project).expect("make a directory");
     project
+}
+
+/// Stops and removes a server that was started in a directory; says whether there was anything to remove.
+pub(crate) fn remove_server(directory: &Path) -> bool {
+    let dir = directory.join(".vecload");
+    if !dir.is_dir() {
+        return false;
+    }
+    let stopped = EmbeddedServer::stop(&EmbeddedOptions { dir: dir.clone(), ..EmbeddedOptions::default() });
+    // As root the cluster lies elsewhere.
+    if let Ok(elsewhere) = std::fs::read_link(dir.join("server")) {
+        std::fs::remove_dir_all(elsewhere).expect("remove the cluster");
+    }
+    std::fs::remove_dir_all(dir).expect("remove the server's directory");
+    stopped.expect("stop the server");
+    true
 }
 
 /// Numbers databases and directories of this process.
@@ -246,7 +262,7 @@ fn the_server_stops_after_the_last_test() {
         return;
     }
     // A failure here must not keep the watchdog from its duty.
-    drop(std::panic::catch_unwind(drop_databases_of_failed_tests));
+    drop(std::panic::catch_unwind(remove_what_failed_tests_left));
     let in_use = lock_file("in-use.lock");
     let (_never, quiet) = crossbeam_channel::bounded::<()>(0);
     loop {
@@ -268,23 +284,27 @@ fn the_server_stops_after_the_last_test() {
     stopped.expect("stop the server");
 }
 
+/// Whether the process is gone that a name ends with, followed by a number: `…_PROCESS_NUMBER`.
+fn is_left(name: &str) -> bool {
+    let process = name.rsplit('_').nth(1).and_then(|process| process.parse().ok());
+    process.is_some_and(|process| nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), None).is_err())
+}
+
 /// What failed tests of earlier runs have kept.
-fn drop_databases_of_failed_tests() {
+fn remove_what_failed_tests_left() {
+    for directory in std::fs::read_dir(projects()).into_iter().flatten().flatten() {
+        if is_left(&directory.file_name().to_string_lossy()) {
+            remove_server(&directory.path().join(PROJECT));
+            std::fs::remove_dir_all(directory.path()).expect("remove a project");
+        }
+    }
     let admin = Server::at(&url_of_server(), None).admin();
-    let is_left = |name: &&String| {
-        let process = name.rsplit('_').nth(1).and_then(|process| process.parse().ok());
-        process
-            .is_some_and(|process| nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), None).is_err())
-    };
     let databases = "select datname::text from pg_database where datname ^@ 'it_' and not datistemplate";
-    for name in admin.column::<String>(databases).iter().filter(is_left) {
+    for name in admin.column::<String>(databases).iter().filter(|name| is_left(name)) {
         admin.run(&format!("drop database if exists {name} with (force)"));
     }
-    for name in admin
-        .column::<String>("select rolname::text from pg_roles where rolname ^@ 'role_it_'")
-        .iter()
-        .filter(is_left)
-    {
+    let roles = "select rolname::text from pg_roles where rolname ^@ 'role_it_'";
+    for name in admin.column::<String>(roles).iter().filter(|name| is_left(name)) {
         admin.run(&format!("drop role {name}"));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{DataType, Field, Int64Type};
+use arrow::array::{Array, ArrayRef, AsArray, StringArray, make_array};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
 
 use super::{ColumnRejects, Converter, shown, variable};
 use crate::batch::cells::Cells;
@@ -28,7 +28,7 @@ impl Converter {
             let items = lists.value(row);
             if let Some(bad) = vanished(array, row, &items) {
                 let reason = match items_of(array, row).data_type() {
-                    DataType::Binary => Reason::InvalidUtf8,
+                    DataType::Binary | DataType::LargeBinary => Reason::InvalidUtf8,
                     _ => self.no_value(),
                 };
                 return Err((reason, bad));
@@ -88,6 +88,37 @@ impl Converter {
             out.drain(..4);
             Ok(())
         }))
+    }
+}
+
+/// The column to be looked at, with its texts, which come as bytes, as texts; what is no UTF-8 in them is lost.
+pub fn with_texts(array: &ArrayRef) -> ArrayRef {
+    let to = texts_type(array.data_type());
+    if to == *array.data_type() {
+        return Arc::clone(array);
+    }
+    if let Some(values) = array.as_binary_opt::<i32>() {
+        let texts: StringArray = values.iter().map(|value| value.map(String::from_utf8_lossy)).collect();
+        return Arc::new(texts);
+    }
+    let data = array.to_data();
+    let children = data.child_data().iter().map(|child| with_texts(&make_array(child.clone())).to_data());
+    let children = children.collect();
+    let texts = data.into_builder().data_type(to).child_data(children).build();
+    texts.map_or_else(|_| Arc::clone(array), make_array)
+}
+
+/// The type with `Utf8` for `Binary`, which is how texts come.
+pub(super) fn texts_type(data_type: &DataType) -> DataType {
+    let inner = |field: &FieldRef| -> FieldRef {
+        Arc::new(field.as_ref().clone().with_data_type(texts_type(field.data_type())))
+    };
+    match data_type {
+        DataType::Binary => DataType::Utf8,
+        DataType::List(item) => DataType::List(inner(item)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
+        DataType::Map(entries, sorted) => DataType::Map(inner(entries), *sorted),
+        other => other.clone(),
     }
 }
 

@@ -1,16 +1,14 @@
 //! Structures, lists and maps written as JSON.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
-use arrow::compute::take;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float16Type, Float32Type, Float64Type};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, MapArray};
+use arrow::datatypes::{DataType, FieldRef, Float16Type, Float32Type, Float64Type};
 use arrow::error::ArrowError;
 use arrow::json::writer::{Encoder, EncoderFactory, EncoderOptions, NullableEncoder, make_encoder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use super::{ColumnRejects, Converter, shown, variable};
+use super::{ColumnRejects, Converter, unexpected, variable};
 use crate::batch::cells::Cells;
 use crate::batch::json;
 use crate::batch::reject::{Reason, excerpt};
@@ -23,108 +21,108 @@ impl Converter {
         array: &ArrayRef,
         rejects: &mut ColumnRejects,
     ) -> Result<Cells> {
-        let array = match with_text_keys(array.data_type()) {
-            Some(to) => self.cast(array, &to, rejects)?,
-            None => Arc::clone(array),
-        };
-        let faults = Arc::new(Faults::default());
+        let faults = Faults::default();
         let options = EncoderOptions::default()
             .with_explicit_nulls(true)
-            .with_encoder_factory(Arc::clone(&faults) as Arc<dyn EncoderFactory>);
-        let mut whole = make_encoder(field, array.as_ref(), &options).ok();
-        Ok(variable(self.json_prefix(), &array, rejects, |row, out| {
-            match &mut whole {
-                Some(encoder) => encoder.encode(row, out),
-                // Some row can't be written at all (a map's key is null): each stands for itself.
-                None => {
-                    let refuse = |error: ArrowError| (Reason::Json(error.to_string()), shown(&array, row));
-                    let row = take(&array, &UInt32Array::from(vec![row as u32]), None).map_err(refuse)?;
-                    make_encoder(field, row.as_ref(), &options).map_err(refuse)?.encode(0, out);
-                }
-            }
-            match faults.taken().or_else(|| json::refusal(out)) {
-                Some(why) => Err((Reason::Json(why), excerpt(out))),
+            .with_encoder_factory(Arc::new(faults.clone()) as Arc<dyn EncoderFactory>);
+        let mut encoder = make_encoder(field, array.as_ref(), &options).map_err(unexpected)?;
+        Ok(variable(self.json_prefix(), array, rejects, |row, out| {
+            encoder.encode(row, out);
+            match faults.taken().or_else(|| json::refusal(out).map(Reason::Json)) {
+                Some(reason) => Err((reason, excerpt(out))),
                 None => Ok(()),
             }
         }))
     }
 }
 
-/// The type with texts for the keys of all maps in it, or `None` where a key is of no scalar type.
-pub(super) fn with_text_keys(data_type: &DataType) -> Option<DataType> {
-    let inner = |field: &FieldRef| -> Option<FieldRef> {
-        Some(Arc::new(field.as_ref().clone().with_data_type(with_text_keys(field.data_type())?)))
-    };
-    Some(match data_type {
-        DataType::List(item) => DataType::List(inner(item)?),
-        DataType::LargeList(item) => DataType::LargeList(inner(item)?),
-        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(inner(item)?, *size),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect::<Option<Fields>>()?),
-        DataType::Map(entries, sorted) => {
-            let DataType::Struct(fields) = entries.data_type() else { return None };
-            let [key, value] = &fields[..] else { return None };
-            let is_key =
-                matches!(key.data_type(), DataType::Utf8 | DataType::Boolean) || key.data_type().is_numeric();
-            if !is_key {
-                return None;
-            }
-            let key: Field = key.as_ref().clone().with_data_type(DataType::Utf8);
-            let fields = DataType::Struct(Fields::from(vec![Arc::new(key), inner(value)?]));
-            DataType::Map(Arc::new(entries.as_ref().clone().with_data_type(fields)), *sorted)
+/// Whether JSON can be made of a type: the keys of all maps in it are texts, numbers or booleans.
+pub(super) fn has_scalar_keys(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            has_scalar_keys(item.data_type())
         }
-        other => other.clone(),
-    })
+        DataType::Struct(fields) => fields.iter().all(|field| has_scalar_keys(field.data_type())),
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) if fields.len() == 2 => {
+                let key = fields[0].data_type();
+                let scalar = matches!(key, DataType::Utf8 | DataType::Binary | DataType::Boolean);
+                (scalar || key.is_numeric()) && has_scalar_keys(fields[1].data_type())
+            }
+            _ => false,
+        },
+        _ => true,
+    }
 }
 
 /// What a row met that JSON has no way to write. It makes the encoders that notice it: Arrow's own write a
-/// null for such a number and an error's text for such a date.
-#[derive(Debug, Default)]
-struct Faults {
-    number: Arc<AtomicBool>,
-    time: Arc<AtomicBool>,
-}
+/// null for such a number, an error's text for such a date, and text, which comes unchecked, as hexadecimal.
+#[derive(Debug, Default, Clone)]
+struct Faults(Arc<Mutex<Option<Reason>>>);
 
 impl Faults {
-    /// The fault of the row that was written last, if it has one.
-    fn taken(&self) -> Option<String> {
-        let number = self.number.swap(false, Ordering::Relaxed);
-        let time = self.time.swap(false, Ordering::Relaxed);
-        match (number, time) {
-            (true, _) => Some("JSON has no NaN and no infinity".into()),
-            (_, true) => Some("a date or time is outside the calendar".into()),
-            _ => None,
-        }
+    fn note(&self, reason: Reason) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
     }
+
+    /// The first fault of the row that was written last, if it has one.
+    fn taken(&self) -> Option<Reason> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The shortest number that reads back the same.
+    fn put_number(&self, value: impl Into<f64> + Copy + std::fmt::Debug, out: &mut Vec<u8>) {
+        if !value.into().is_finite() {
+            self.note(Reason::Json("JSON has no NaN and no infinity".into()));
+        }
+        out.extend_from_slice(format!("{value:?}").as_bytes());
+    }
+
+    fn put_text(&self, text: &[u8], out: &mut Vec<u8>) {
+        if std::str::from_utf8(text).is_err() {
+            self.note(Reason::InvalidUtf8);
+        }
+        put_string(&String::from_utf8_lossy(text), out);
+    }
+}
+
+fn put_string(text: &str, out: &mut Vec<u8>) {
+    let written = serde_json::to_writer(out, text);
+    debug_assert!(written.is_ok(), "a vector takes all that is written");
 }
 
 impl EncoderFactory for Faults {
     fn make_default_encoder<'a>(
         &self,
-        _field: &'a FieldRef,
+        field: &'a FieldRef,
         array: &'a dyn Array,
-        _options: &'a EncoderOptions,
+        options: &'a EncoderOptions,
     ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
-        let fault = Arc::clone(&self.number);
+        let faults = self.clone();
         let encoder: Box<dyn Encoder + 'a> = match array.data_type() {
             DataType::Float16 => {
                 let values = array.as_primitive::<Float16Type>();
-                each(move |row, out| put_number(values.value(row).to_f32(), out, &fault))
+                each(move |row, out| faults.put_number(values.value(row).to_f32(), out))
             }
             DataType::Float32 => {
                 let values = array.as_primitive::<Float32Type>();
-                each(move |row, out| put_number(values.value(row), out, &fault))
+                each(move |row, out| faults.put_number(values.value(row), out))
             }
             DataType::Float64 => {
                 let values = array.as_primitive::<Float64Type>();
-                each(move |row, out| put_number(values.value(row), out, &fault))
+                each(move |row, out| faults.put_number(values.value(row), out))
             }
+            DataType::Binary => {
+                let values: &BinaryArray = array.as_binary();
+                each(move |row, out| faults.put_text(values.value(row), out))
+            }
+            DataType::Map(..) => self.map(field, array.as_map(), options)?,
             other if other.is_temporal() => {
                 let formatter = ArrayFormatter::try_new(array, &FormatOptions::default())?;
-                let fault = Arc::clone(&self.time);
                 each(move |row, out| match formatter.value(row).try_to_string() {
-                    Ok(text) => out.extend(format!("\"{text}\"").into_bytes()),
+                    Ok(text) => put_string(&text, out),
                     Err(_) => {
-                        fault.store(true, Ordering::Relaxed);
+                        faults.note(Reason::Json("a date or time is outside the calendar".into()));
                         out.extend_from_slice(b"?");
                     }
                 })
@@ -135,12 +133,42 @@ impl EncoderFactory for Faults {
     }
 }
 
-/// The shortest number that reads back the same.
-fn put_number(value: impl Into<f64> + Copy + std::fmt::Debug, out: &mut Vec<u8>, fault: &AtomicBool) {
-    if !value.into().is_finite() {
-        fault.store(true, Ordering::Relaxed);
+impl Faults {
+    fn map<'a>(
+        &self,
+        field: &'a FieldRef,
+        map: &'a MapArray,
+        options: &'a EncoderOptions,
+    ) -> Result<Box<dyn Encoder + 'a>, ArrowError> {
+        let keys = map.keys();
+        let texts = keys.as_binary_opt::<i32>();
+        let formatter = ArrayFormatter::try_new(keys.as_ref(), &FormatOptions::default())?;
+        let mut values = make_encoder(field, map.values().as_ref(), options)?;
+        let faults = self.clone();
+        Ok(each(move |row, out| {
+            let offsets = map.value_offsets();
+            out.push(b'{');
+            for (index, entry) in (offsets[row] as usize..offsets[row + 1] as usize).enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                match texts {
+                    _ if keys.is_null(entry) => {
+                        faults.note(Reason::Json("a map's key is null".into()));
+                        out.extend_from_slice(b"null");
+                    }
+                    Some(texts) => faults.put_text(texts.value(entry), out),
+                    None => put_string(&formatter.value(entry).to_string(), out),
+                }
+                out.push(b':');
+                match values.is_null(entry) {
+                    true => out.extend_from_slice(b"null"),
+                    false => values.encode(entry, out),
+                }
+            }
+            out.push(b'}');
+        }))
     }
-    out.extend_from_slice(format!("{value:?}").as_bytes());
 }
 
 struct Each<F>(F);

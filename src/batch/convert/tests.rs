@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryArray, BinaryBuilder, Date32Array, Decimal128Array, Float32Array, Float64Array,
-    Int64Array, Int64Builder, ListBuilder, MapBuilder, NullArray, StringBuilder, StructArray,
-    TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray, UInt64Builder,
+    Int64Array, Int64Builder, LargeBinaryArray, ListBuilder, MapBuilder, NullArray, StringBuilder,
+    StructArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    UInt64Builder,
 };
 use arrow::datatypes::{DataType, Field};
 
@@ -123,10 +124,46 @@ fn keys_of_maps_become_text() {
     assert_eq!((&out[0][..], rejects.len()), (r#"{"7":"seven"}"#, 0));
 
     let bytes = DataType::Struct(
-        vec![Field::new("key", DataType::Binary, false), Field::new("value", DataType::Int64, true)].into(),
+        vec![Field::new("key", DataType::LargeBinary, false), Field::new("value", DataType::Int64, true)]
+            .into(),
     );
     let map = DataType::Map(Arc::new(Field::new("entries", bytes, false)), false);
     assert!(Converter::bind(&Field::new("m", map, true), false, &TargetType::Jsonb).is_err());
+}
+
+#[test]
+fn text_in_structures_is_checked_row_by_row() {
+    let texts = || BinaryArray::from_vec(vec![b"good \"\xc3\xa4\"", b"\xff", b"\x00", b"last"]);
+    let bytes = LargeBinaryArray::from_vec(vec![b"\xff\x01", b"", b"", b""]);
+    let field = |name: &str, data_type| Arc::new(Field::new(name, data_type, true));
+    let structs = StructArray::from(vec![
+        (field("t", DataType::Binary), Arc::new(texts()) as ArrayRef),
+        (field("b", DataType::LargeBinary), Arc::new(bytes)),
+    ]);
+    let (out, rejects) = json_of(Arc::new(structs));
+    assert_eq!((&out[0][..], &out[3][..]), (r#"{"t":"good \"ä\"","b":"ff01"}"#, r#"{"t":"last","b":""}"#));
+    let classes: Vec<_> = rejects.iter().map(|(row, reason, _)| (*row, reason.class())).collect();
+    assert_eq!(classes, [(1, "invalid_utf8"), (2, "json")]);
+
+    let mut maps = MapBuilder::new(None, BinaryBuilder::new(), BinaryBuilder::new());
+    for (key, value) in [(&b"k"[..], &b"v"[..]), (b"\xff", b"v"), (b"k", b"\xff")] {
+        maps.keys().append_value(key);
+        maps.values().append_value(value);
+        maps.append(true).expect("a map");
+    }
+    let (out, rejects) = json_of(Arc::new(maps.finish()));
+    assert_eq!(out[0], r#"{"k":"v"}"#);
+    assert_eq!(rejects.iter().map(|reject| reject.0).collect::<Vec<_>>(), [1, 2]);
+    assert!(rejects.iter().all(|reject| reject.1 == Reason::InvalidUtf8));
+}
+
+#[test]
+fn excerpts_show_texts_within_lists() {
+    let mut lists = ListBuilder::new(BinaryBuilder::new());
+    lists.append_value([Some(b"other")]);
+    lists.append_value([Some(&b"a text"[..]), Some(b"\xff"), None]);
+    let lists: ArrayRef = Arc::new(lists.finish());
+    assert_eq!(shown(&lists, 1), "[a text, \u{fffd}, ]");
 }
 
 #[test]

@@ -264,3 +264,99 @@ fn list_reader(
 fn is_optional(field: &Type) -> bool {
     field.get_basic_info().has_repetition() && field.get_basic_info().repetition() == Repetition::OPTIONAL
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use arrow::array::{Float32Builder, ListBuilder, StringBuilder};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::metadata::{
+        FileMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader, ParquetMetaDataWriter,
+    };
+
+    use super::*;
+
+    /// A file of 20 rows whose footer counts only `rows` of them.
+    fn counted(path: &Path, rows: i64) {
+        let mut embeddings = ListBuilder::new(Float32Builder::new());
+        let mut tags = ListBuilder::new(StringBuilder::new());
+        for row in 0..20 {
+            embeddings.append_value([Some(1.0), Some(2.0)]);
+            tags.append_value((0..row % 3).map(|_| Some("tag")));
+        }
+        let columns: [(&str, arrow::array::ArrayRef); 2] =
+            [("embedding", Arc::new(embeddings.finish())), ("tags", Arc::new(tags.finish()))];
+        let batch = RecordBatch::try_from_iter(columns).expect("a batch");
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("a writer");
+        writer.write(&batch).expect("written");
+        writer.close().expect("closed");
+
+        let whole = bytes::Bytes::from(bytes);
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(&whole).expect("a footer");
+        let group = metadata.row_group(0).clone().into_builder().set_num_rows(rows).build();
+        let file = metadata.file_metadata();
+        let file = FileMetaData::new(file.version(), rows, None, None, file.schema_descr_ptr(), None);
+        let metadata =
+            ParquetMetaDataBuilder::new(file).set_row_groups(vec![group.expect("a row group")]).build();
+        let length = u32::from_le_bytes(whole[whole.len() - 8..][..4].try_into().expect("four bytes"));
+        let mut bytes = whole[..whole.len() - 8 - length as usize].to_vec();
+        ParquetMetaDataWriter::new(&mut bytes, &metadata).finish().expect("a footer");
+        std::fs::write(path, bytes).expect("written");
+    }
+
+    #[test]
+    fn rows_beyond_the_footers_count_are_never_left_out() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("counted.parquet");
+        let read = |rows: i64, embedding: usize, columns: &[usize], batch_rows: usize| -> Result<u64> {
+            counted(&path, rows);
+            let projection = Projection { embedding, columns: columns.to_vec() };
+            let file = Arc::new(ParquetFile::open(&path, 1 << 20)?);
+            file.page_bytes(0, &projection)?;
+            let part = file.parts(0, 0, &projection).remove(0);
+            let mut reader = PartReader::open(file, part, projection, batch_rows, 2)?;
+            let mut rows = 0;
+            while let Some(batch) = reader.next_batch()? {
+                rows += batch.rows as u64;
+            }
+            Ok(rows)
+        };
+        for batch_rows in [1, 4, 5, 7, 15, 20, 4096] {
+            for (embedding, columns) in [(0, &[][..]), (0, &[1]), (1, &[])] {
+                let case = format!("{batch_rows} rows, {embedding}, {columns:?}");
+                assert_eq!(read(20, embedding, columns, batch_rows).ok(), Some(20), "{case}");
+                let short = read(15, embedding, columns, batch_rows).map_err(|error| error.to_string());
+                assert!(short.is_err_and(|text| text.contains("more rows than the footer")), "{case}");
+                let more = read(21, embedding, columns, batch_rows);
+                assert!(more.is_err_and(|error| [1, 2].contains(&error.exit_code())), "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_footers_are_refused_before_they_are_parsed() {
+        let damaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/damaged");
+        for (name, words) in [
+            ("schema_nested_deep", "the footer's schema is damaged"),
+            ("schema_children_huge", "the footer's schema is damaged"),
+            ("schema_children_negative", "the footer's schema is damaged"),
+            ("footer_list_huge", "the footer is damaged"),
+            ("row_count_short", "20 values, the row group 15 rows"),
+            ("row_count_lie", "20 values, the row group 1000000 rows"),
+        ] {
+            let refused = ParquetFile::open(&damaged.join(name).with_extension("parquet"), 1 << 20);
+            let refused = refused.map(|_| ()).map_err(|error| (error.exit_code(), error.to_string()));
+            assert!(
+                refused.as_ref().is_err_and(|(code, text)| *code == 2 && text.contains(words)),
+                "{name}: {refused:?}"
+            );
+        }
+        let file = ParquetFile::open(&damaged.join("dictionary_values_lie.parquet"), 1 << 20)
+            .expect("a good footer");
+        let content = file.fields().iter().position(|field| field.name() == "content").expect("there");
+        let refused = file.page_bytes(0, &Projection { embedding: content, columns: vec![] });
+        assert!(refused.is_err_and(|error| error.to_string().contains("the dictionary page")));
+    }
+}

@@ -2,14 +2,16 @@
 //!
 //! With the text annotations taken off, Arrow's reader hands text over unchecked, and the batcher checks it
 //! row by row: one row with invalid UTF-8 is one reject, not a failed file. Within lists, maps and structures,
-//! where nothing else would tell them apart, text comes as `Binary` and bytes as `LargeBinary`. The Arrow schema that some
-//! writers embed is left aside for the same reason; what it would add (large offsets, views, dictionaries)
-//! is a matter of representation only.
+//! where nothing else would tell them apart, text comes as `Binary` and bytes as `LargeBinary`.
+//!
+//! The Arrow schema that some writers embed is left aside for the same reason; what it would add (large
+//! offsets, views, dictionaries) is a matter of representation only.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
+use parquet::arrow::ArrowSchemaConverter;
 use parquet::basic::{ConvertedType, LogicalType, Type as Physical};
 use parquet::errors::Result;
 use parquet::file::metadata::{FileMetaData, ParquetMetaData, ParquetMetaDataBuilder};
@@ -26,9 +28,8 @@ const UTC: &str = "+00:00";
 /// The same metadata with text columns turned into byte columns.
 pub(super) fn without_text(metadata: ParquetMetaData) -> Result<ParquetMetaData> {
     let file = metadata.file_metadata();
-    let fields: Result<Vec<TypePtr>> = file.schema().get_fields().iter().map(field_without_text).collect();
-    let root = Type::group_type_builder(file.schema().name()).with_fields(fields?).build()?;
-    let schema = Arc::new(SchemaDescriptor::new(Arc::new(root)));
+    let mut leaf = |leaf: &TypePtr| if is_text(leaf) { annotated(leaf, None) } else { Ok(Arc::clone(leaf)) };
+    let schema = Arc::new(SchemaDescriptor::new(Arc::new(with_leaves(file.schema(), &mut leaf)?)));
     let file = FileMetaData::new(
         file.version(),
         file.num_rows(),
@@ -42,26 +43,34 @@ pub(super) fn without_text(metadata: ParquetMetaData) -> Result<ParquetMetaData>
     Ok(ParquetMetaDataBuilder::new(file).set_row_groups(row_groups).set_page_index(page_index).build())
 }
 
-fn field_without_text(field: &TypePtr) -> Result<TypePtr> {
+/// The type with its leaves, in their order, as `leaf` makes them.
+fn with_leaves(field: &Type, leaf: &mut impl FnMut(&TypePtr) -> Result<TypePtr>) -> Result<Type> {
+    let mut inner = |field: &TypePtr| match field.is_group() {
+        true => with_leaves(field, leaf).map(Arc::new),
+        false => leaf(field),
+    };
+    let fields: Result<_> = field.get_fields().iter().map(&mut inner).collect();
     let info = field.get_basic_info();
-    let id = info.has_id().then(|| info.id());
-    if field.is_group() {
-        let fields: Result<_> = field.get_fields().iter().map(field_without_text).collect();
-        let group = Type::group_type_builder(field.name())
-            .with_repetition(info.repetition())
-            .with_converted_type(info.converted_type())
-            .with_logical_type(info.logical_type_ref().cloned())
-            .with_id(id)
-            .with_fields(fields?);
-        return Ok(Arc::new(group.build()?));
+    let group = Type::group_type_builder(field.name())
+        .with_converted_type(info.converted_type())
+        .with_logical_type(info.logical_type_ref().cloned())
+        .with_id(info.has_id().then(|| info.id()))
+        .with_fields(fields?);
+    // The root has none.
+    match info.has_repetition() {
+        true => group.with_repetition(info.repetition()).build(),
+        false => group.build(),
     }
-    if !is_text(field) {
-        return Ok(Arc::clone(field));
-    }
-    let plain = Type::primitive_type_builder(field.name(), field.get_physical_type())
+}
+
+/// A leaf of bytes with another annotation.
+fn annotated(leaf: &Type, logical: Option<LogicalType>) -> Result<TypePtr> {
+    let info = leaf.get_basic_info();
+    let leaf = Type::primitive_type_builder(leaf.name(), leaf.get_physical_type())
         .with_repetition(info.repetition())
-        .with_id(id);
-    Ok(Arc::new(plain.build()?))
+        .with_logical_type(logical)
+        .with_id(info.has_id().then(|| info.id()));
+    Ok(Arc::new(leaf.build()?))
 }
 
 /// Whether a field is annotated as text of some kind.
@@ -74,6 +83,36 @@ pub(super) fn is_text(field: &Type) -> bool {
                 ConvertedType::UTF8 | ConvertedType::JSON | ConvertedType::ENUM
             );
     field.is_primitive() && field.get_physical_type() == Physical::BYTE_ARRAY && text
+}
+
+/// The Parquet schema to write rows with that were read with [`for_reading`]'s: texts in nested columns are
+/// texts again.
+pub fn for_writing(schema: &Schema) -> Result<SchemaDescriptor> {
+    let mut texts = Vec::new();
+    for field in schema.fields() {
+        nested_texts(field.data_type(), false, &mut texts);
+    }
+    let mut texts = texts.into_iter();
+    let mut leaf = |leaf: &TypePtr| match texts.next() {
+        Some(true) => annotated(leaf, Some(LogicalType::String)),
+        _ => Ok(Arc::clone(leaf)),
+    };
+    let plain = ArrowSchemaConverter::new().convert(schema)?;
+    Ok(SchemaDescriptor::new(Arc::new(with_leaves(plain.root_schema(), &mut leaf)?)))
+}
+
+/// For each leaf of a type, whether it is text in a nested column.
+fn nested_texts(data_type: &DataType, nested: bool, texts: &mut Vec<bool>) {
+    match data_type {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            nested_texts(item.data_type(), true, texts);
+        }
+        DataType::Map(entries, _) => nested_texts(entries.data_type(), true, texts),
+        DataType::Struct(fields) => {
+            fields.iter().for_each(|field| nested_texts(field.data_type(), true, texts));
+        }
+        leaf => texts.push(nested && *leaf == DataType::Binary),
+    }
 }
 
 /// A leaf column as the file has it.
@@ -144,18 +183,25 @@ fn holds_variant(field: &Type) -> bool {
 mod tests {
     use std::path::Path;
 
-    use arrow::array::{Array, AsArray, Int64Array, StructArray, TimestampNanosecondArray};
+    use arrow::array::{
+        Array, AsArray, BinaryArray, BinaryBuilder, Int64Array, LargeBinaryArray, ListBuilder, MapBuilder,
+        StructArray, TimestampNanosecondArray,
+    };
     use arrow::datatypes::{TimestampMicrosecondType, TimestampNanosecondType};
     use arrow::record_batch::RecordBatch;
     use parquet::arrow::ArrowWriter;
+    use parquet::arrow::arrow_writer::ArrowWriterOptions;
     use parquet::column::writer::ColumnWriter;
     use parquet::data_type::Int96;
+    use parquet::file::metadata::ParquetMetaDataReader;
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
 
     use super::super::{ParquetFile, PartReader, Projection, read_rows};
     use super::*;
+    use crate::batch::convert::Converter;
     use crate::batch::reject::Reason;
+    use crate::postgres::types::TargetType;
 
     fn corpus(name: &str) -> ParquetFile {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
@@ -249,6 +295,61 @@ mod tests {
         }
     }
     #[test]
+    fn text_in_nested_columns_is_read_unchecked_and_stays_apart_from_bytes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("nested.parquet");
+        let mut lists = ListBuilder::new(BinaryBuilder::new());
+        let mut maps = MapBuilder::new(None, BinaryBuilder::new(), BinaryBuilder::new());
+        let values = [&b"good"[..], b"\xff", b"good", b"good"];
+        for value in values {
+            lists.append_value([Some(value), None]);
+            maps.keys().append_value(b"k");
+            maps.values().append_value(value);
+            maps.append(true).expect("a map");
+        }
+        let field = |name: &str, data_type| Arc::new(Field::new(name, data_type, true));
+        let structs = StructArray::from(vec![
+            (field("t", DataType::Binary), Arc::new(BinaryArray::from_iter_values(values)) as Arc<dyn Array>),
+            (field("b", DataType::LargeBinary), Arc::new(LargeBinaryArray::from_iter_values(values))),
+        ]);
+        let columns: [(&str, Arc<dyn Array>); 3] =
+            [("l", Arc::new(lists.finish())), ("m", Arc::new(maps.finish())), ("s", Arc::new(structs))];
+        let batch = RecordBatch::try_from_iter(columns).expect("a batch");
+        let options = ArrowWriterOptions::new()
+            .with_parquet_schema(for_writing(&batch.schema()).expect("a schema of Parquet's"));
+        let file = std::fs::File::create(&path).expect("a file");
+        let mut writer = ArrowWriter::try_new_with_options(file, batch.schema(), options).expect("a writer");
+        writer.write(&batch).expect("written");
+        writer.close().expect("closed");
+
+        let file = Arc::new(ParquetFile::open(&path, 1 << 20).expect("a good file"));
+        let mut plain = ParquetMetaDataReader::new();
+        plain.try_parse(file.file()).expect("a footer");
+        let plain = plain.finish().expect("a footer");
+        let texts = leaves(&plain).iter().map(|leaf| leaf.text).collect::<Vec<_>>();
+        assert_eq!(texts, [true, true, true, true, false]);
+        let projection = Projection { embedding: 0, columns: vec![0, 1, 2] };
+        let part = file.parts(0, 0, &projection).remove(0);
+        let mut reader = PartReader::open(Arc::clone(&file), part, projection, 1000, 8).expect("a reader");
+        let rows = reader.next_batch().expect("readable").expect("rows").columns;
+        for (column, target, expected) in [
+            (0, TargetType::TextArray, None),
+            (0, TargetType::Json, Some(r#"["good",null]"#)),
+            (1, TargetType::Json, Some(r#"{"k":"good"}"#)),
+            (2, TargetType::Json, Some(r#"{"t":"good","b":"676f6f64"}"#)),
+        ] {
+            let converter = Converter::bind(&file.fields()[column], false, &target).expect("a way");
+            let mut rejects = Vec::new();
+            let cells = converter.convert(rows.column(column), &mut rejects).expect("no bug");
+            assert_eq!(rejects.len(), 1, "{target}: {rejects:?}");
+            assert_eq!((rejects[0].0, &rejects[0].1), (1, &Reason::InvalidUtf8));
+            let mut last = Vec::new();
+            cells.put(3, &mut last);
+            assert!(expected.is_none_or(|text| &last[4..] == text.as_bytes()), "{last:?}");
+        }
+    }
+
+    #[test]
     fn a_map_with_a_null_key_rejects_its_row() {
         let schema = "message m { required int64 n; optional group m (MAP) { repeated group key_value {
             optional binary key (UTF8); optional int64 value; } } }";
@@ -282,9 +383,7 @@ mod tests {
         let file = ParquetFile::open(&path, 1 << 20).expect("a good file");
         let rows = read_rows(&file, 0, &[0, 1]).expect("the rows");
         let field = &file.fields()[1];
-        let converter =
-            crate::batch::convert::Converter::bind(field, false, &crate::postgres::types::TargetType::Jsonb)
-                .expect("a map");
+        let converter = Converter::bind(field, false, &TargetType::Jsonb).expect("a map");
         let mut rejects = Vec::new();
         converter.convert(rows.column(1), &mut rejects).expect("no bug");
         assert_eq!(
