@@ -9,7 +9,7 @@ use super::server::{Context, Server, key_value};
 use crate::config::sizes::{parse_count, parse_size, show_size};
 use crate::error::{Error, Result};
 use crate::pipeline::counters::Bottleneck;
-use crate::pipeline::load::{LoadOutcome, LoadRequest, load};
+use crate::pipeline::load::{LoadOutcome, LoadRequest, OpenedSources, load, open_sources};
 use crate::pipeline::plan::LoadSettings;
 use crate::pipeline::preflight::Mapping;
 use crate::report::{self, LoadReport, LoadState};
@@ -24,8 +24,11 @@ const LANES_MAX: usize = 256;
 /// Runs the command.
 pub(super) async fn run(context: &Context<'_>, arguments: LoadArguments) -> Result<u8> {
     let request = request(context, arguments)?;
+    let progress = LoadProgress::new(context.printer);
+    // Before a server is started for sources that can't be read.
+    let sources = open_sources(&request, &progress).await?;
     let server = context.server().await?;
-    run_request(context, &server, request).await
+    run_request(context, &server, request, sources, &progress).await
 }
 
 /// Runs a load and prints what came of it.
@@ -33,11 +36,12 @@ pub(super) async fn run_request(
     context: &Context<'_>,
     server: &Server,
     mut request: LoadRequest,
+    sources: OpenedSources,
+    progress: &LoadProgress<'_>,
 ) -> Result<u8> {
     let printer = context.printer;
     request.create |= server.is_embedded;
-    let progress = LoadProgress::new(printer);
-    let LoadOutcome { report, result } = load(request, &server.settings, &progress).await;
+    let LoadOutcome { report, result } = load(request, sources, &server.settings, progress).await;
     if let Some(report) = &report {
         if printer.is_json() {
             printer.json(report)?;

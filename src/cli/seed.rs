@@ -7,9 +7,10 @@ use arrow::datatypes::{DataType, Field};
 use parquet::arrow::ArrowWriter;
 
 use super::load::{default_settings, run_request};
+use super::progress::LoadProgress;
 use super::server::Context;
 use crate::error::{Context as _, Error, Result};
-use crate::pipeline::load::LoadRequest;
+use crate::pipeline::load::{LoadRequest, open_sources};
 use crate::pipeline::plan::IndexPolicy;
 use crate::pipeline::preflight::Mapping;
 use crate::postgres::catalog::Target;
@@ -70,7 +71,9 @@ pub(super) async fn run(context: &Context<'_>) -> Result<u8> {
         index: IndexPolicy::Auto,
         settings: default_settings(context)?,
     };
-    run_request(context, &server, request).await
+    let progress = LoadProgress::new(context.printer);
+    let sources = open_sources(&request, &progress).await?;
+    run_request(context, &server, request, sources, &progress).await
 }
 
 fn write(path: &std::path::Path, dim: usize) -> parquet::errors::Result<()> {

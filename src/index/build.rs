@@ -83,10 +83,10 @@ async fn fit_memory(session: &Session, target: &Target) -> Result<(), tokio_post
     let row = session.query_one(sql, &[&target.oid]).await?;
     let (rows, memory): (f64, f64) = (row.get(0), row.get(1));
     // The coordinator of a distributed table has no rows to count.
-    if rows <= 0.0 || target.citus.is_some() {
+    if target.citus.is_some() {
         return Ok(());
     }
-    let graph = rows * (dim as f64 * 4.0 + NODE_BYTES) * 1.25;
+    let graph = rows.max(0.0) * (dim as f64 * 4.0 + NODE_BYTES) * 1.25;
     let needed = graph + SPARE_BYTES;
     if needed < memory {
         let set = "select set_config('maintenance_work_mem', $1, false)";

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::counters::Counters;
 use super::plan::{IndexPolicy, LoadPlan, LoadSettings, MEMORY_MIN};
-use super::preflight::{self, Mapping};
+use super::preflight::{self, Mapping, OpenedSource};
 use super::stop::Stop;
 use super::verdict::RejectLimit;
 use super::{Attempt, finish};
@@ -91,9 +91,33 @@ pub struct LoadOutcome {
     pub result: Result<()>,
 }
 
-/// Runs a load.
-pub async fn load(request: LoadRequest, connect: &ConnectSettings, observer: &dyn Observer) -> LoadOutcome {
-    match prepare(request, connect, observer).await {
+/// Sources that can be read, as far as their footers tell.
+#[derive(Debug)]
+pub struct OpenedSources(Arc<Vec<OpenedSource>>);
+
+/// Finds and opens all sources: what can be refused without a server is refused before one is asked or started.
+pub async fn open_sources(request: &LoadRequest, observer: &dyn Observer) -> Result<OpenedSources> {
+    if request.settings.memory < MEMORY_MIN {
+        return Err(Error::refused(format!("--memory {} bytes is too little", request.settings.memory))
+            .hint(format!("give at least {}MiB", MEMORY_MIN >> 20)));
+    }
+    let found = discover(&request.sources)?;
+    for path in &found.repeated {
+        observer.warn(&format!("{} is named more than once; it is loaded once", path.display()));
+    }
+    let footer_bytes_max = request.settings.footer_bytes_max();
+    let opened = blocking(move || preflight::open_sources(found.files, footer_bytes_max)).await?;
+    Ok(OpenedSources(Arc::new(opened)))
+}
+
+/// Runs a load of opened sources.
+pub async fn load(
+    request: LoadRequest,
+    sources: OpenedSources,
+    connect: &ConnectSettings,
+    observer: &dyn Observer,
+) -> LoadOutcome {
+    match prepare(request, sources, connect, observer).await {
         Ok(prepared) => prepared.run(connect, observer).await,
         Err(error) => LoadOutcome { report: None, result: Err(error) },
     }
@@ -120,23 +144,14 @@ pub(super) struct Prepared {
 
 async fn prepare(
     request: LoadRequest,
+    sources: OpenedSources,
     connect: &ConnectSettings,
     observer: &dyn Observer,
 ) -> Result<Prepared> {
     let started = Instant::now();
-    if request.settings.memory < MEMORY_MIN {
-        return Err(Error::refused(format!("--memory {} bytes is too little", request.settings.memory))
-            .hint(format!("give at least {}MiB", MEMORY_MIN >> 20)));
-    }
-    let found = discover(&request.sources)?;
-    for path in &found.repeated {
-        observer.warn(&format!("{} is named more than once; it is loaded once", path.display()));
-    }
-    let footer_bytes_max = request.settings.footer_bytes_max();
-    let sources = Arc::new(blocking(move || preflight::open_sources(found.files, footer_bytes_max)).await?);
-
     let options = SessionOptions { application_name: Some("vecload load".into()), transaction_timeout: None };
     let mut control = connect.connect(&options).await?;
+    let sources = sources.0;
     let plan_for = |target: Target| {
         let (sources, mapping, settings) =
             (Arc::clone(&sources), request.mapping.clone(), request.settings.clone());
@@ -270,7 +285,10 @@ impl Prepared {
         }
         let limit = Arc::new(RejectLimit::new(self.plan.settings.max_rejects, rows_before, rejects_before));
         limit.check_known(self.claim.load_id)?;
-        self.drop_indexes(observer, stop).await?;
+        let parts = self.parts();
+        if !parts.is_empty() {
+            self.drop_indexes(observer, stop).await?;
+        }
 
         observer.loading(LoadView {
             counters: Arc::clone(counters),
@@ -286,7 +304,7 @@ impl Prepared {
             plan: Arc::clone(&self.plan),
             run,
             source_ids: source_ids.into(),
-            parts: self.parts(),
+            parts,
             coverage,
             limit: Arc::clone(&limit),
             counters: Arc::clone(counters),
@@ -408,11 +426,18 @@ impl Prepared {
         let watcher =
             connect.connect(&label("watch")).await.map_err(|error| error.with_kind(Kind::Failed))?;
         let progress = |name: &str, progress: Option<BuildProgress>| observer.indexing(name, progress);
-        let outcome = tokio::select! {
-            outcome = index::build(&session, &watcher, target, &wanted, &progress) => outcome,
-            () = stop.stopping() => {
-                session.cancel().await?;
-                Err(stop.take().unwrap_or_else(|| Error::interrupted("interrupted")))
+        let outcome = {
+            let mut build = std::pin::pin!(index::build(&session, &watcher, target, &wanted, &progress));
+            tokio::select! {
+                outcome = &mut build => outcome,
+                () = stop.stopping() => {
+                    session.cancel().await?;
+                    // It ends with the cancelled statement, and puts the table's settings back before.
+                    if let Err(cancelled) = build.await {
+                        tracing::debug!("{cancelled}");
+                    }
+                    Err(stop.take().unwrap_or_else(|| Error::interrupted("interrupted")))
+                }
             }
         };
         outcome?;

@@ -275,7 +275,7 @@ fn a_partitioned_table_is_filled_and_a_lost_partition_is_missed() {
     assert!(db.count("low") > 0 && db.count("high") > 0);
     load().exits(0).state("already_loaded");
     db.run("truncate high");
-    load().exits(1).says("no longer in").says("loads forget");
+    load().exits(1).says("no longer in").says("loads undo 1");
     vecload(["loads", "undo", "1"]).into(&db).run().exits(0);
     load().exits(0).state("complete");
     Rows::are_all_in(&[&rows], &db, "chunks");

@@ -101,7 +101,10 @@ fn tables_live_in_any_schema_and_under_any_name() {
     }
     Load::of(&path).into(&db).table(name).run().exits(0).rows(50, 0, 0);
     Rows::are_all_in(&[&rows], &db, name);
-    let long = "t".repeat(63);
+    // The sequence's name is the table's and some more.
+    migrate(&db, &["--dim", "8", "--table", &"t".repeat(56)]).exits(2).says("longer than 55 bytes");
+    assert_eq!(db.count("pg_class where relname like 'tttt%'"), 0);
+    let long = "t".repeat(55);
     migrate(&db, &["--dim", "8", "--table", &long]).exits(0);
     Load::of(&path).into(&db).table(&long).run().exits(0);
     assert_eq!(db.count(&format!("pg_indexes where tablename = '{long}'")), 6);

@@ -1,8 +1,10 @@
 //! Reading one part of a row group: small columns through Arrow's reader, the embedding beside it, in step.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelectionPolicy, RowSelector,
@@ -15,6 +17,7 @@ use parquet::schema::types::Type;
 
 use super::guard::guarded;
 use super::lists::ListReader;
+use super::schema::TEXT_MARK;
 use super::{ParquetFile, Projection, padded, range_len};
 use crate::batch::convert::shown;
 use crate::batch::embedding;
@@ -192,7 +195,16 @@ pub fn read_rows(file: &ParquetFile, row_group: u32, rows: &[u64]) -> Result<Rec
         Some(batch) => batch.map_err(ParquetError::from),
         None => Err(ParquetError::EOF("the row group is shorter".into())),
     });
-    batch.map_err(damaged)
+    let batch = batch.map_err(damaged)?;
+    let schema = batch.schema();
+    let marked = schema.fields().iter().enumerate().map(|(column, field)| match file.is_text(column) {
+        true => field.as_ref().clone().with_metadata(HashMap::from([(TEXT_MARK.into(), String::new())])),
+        false => field.as_ref().clone(),
+    });
+    let marked = Schema::new(marked.collect::<Vec<_>>());
+    batch
+        .with_schema(Arc::new(marked))
+        .map_err(|error| Error::bug("mark the text columns of rejected rows").because(error))
 }
 
 fn columns_reader(

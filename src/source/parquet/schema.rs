@@ -85,12 +85,18 @@ pub(super) fn is_text(field: &Type) -> bool {
     field.is_primitive() && field.get_physical_type() == Physical::BYTE_ARRAY && text
 }
 
-/// The Parquet schema to write rows with that were read with [`for_reading`]'s: texts in nested columns are
-/// texts again.
+/// Metadata of a top-level column that the file calls text and that is read as bytes.
+pub(super) const TEXT_MARK: &str = "vecload:text";
+
+/// The Parquet schema to write rows with that were read with [`for_reading`]'s: texts are texts again, those of
+/// top-level columns by their [`TEXT_MARK`].
 pub fn for_writing(schema: &Schema) -> Result<SchemaDescriptor> {
     let mut texts = Vec::new();
     for field in schema.fields() {
-        nested_texts(field.data_type(), false, &mut texts);
+        match field.data_type() {
+            DataType::Binary => texts.push(field.metadata().contains_key(TEXT_MARK)),
+            nested => nested_texts(nested, false, &mut texts),
+        }
     }
     let mut texts = texts.into_iter();
     let mut leaf = |leaf: &TypePtr| match texts.next() {
