@@ -44,12 +44,9 @@ fn crafted_files_end_in_one_clear_message() {
         let load =
             Load::of(directory.join(source)).into(&db).with("--memory", "64MiB").with("--index", "none");
         let outcome = load.with("--max-rejects", "all").at_most_memory(MEMORY_MAX).within_seconds(20);
-        let outcome = match catch_unwind(AssertUnwindSafe(|| outcome.run())) {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                wrong.push(format!("{source} ({cause}): no orderly end; the message is above"));
-                continue;
-            }
+        let Ok(outcome) = catch_unwind(AssertUnwindSafe(|| outcome.run())) else {
+            wrong.push(format!("{source} ({cause}): no orderly end; the message is above"));
+            continue;
         };
         let rows = db.count("chunks") - before;
         let fine = match outcome.code() {

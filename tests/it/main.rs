@@ -20,6 +20,7 @@ mod identity;
 mod indexes;
 mod mapping;
 mod migrate;
+mod nested;
 mod output;
 mod rejects;
 mod resume;

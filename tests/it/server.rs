@@ -58,6 +58,7 @@ fn url_of_server() -> String {
     })
 }
 
+#[expect(clippy::zombie_processes, reason = "it outlives this process, that is what it is for")]
 fn start_watchdog() {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", "server::the_server_stops_after_the_last_test"]);
