@@ -31,7 +31,8 @@ pub(super) fn for_server_error(error: &ServerError) -> Option<String> {
         "25006" => {
             "this server takes no writes (a standby?): connect to the primary, or set target_session_attrs=primary"
         }
-        "42P01" | "3F000" => "create the tables with `vecload migrate`, or name the right table by --table",
+        "42P01" => "create the tables with `vecload migrate`, or name the right table by --table",
+        "3F000" => "create the schema first (CREATE SCHEMA), or name another one with --table SCHEMA.NAME",
         "58P01" | "0A000"
             if error.message.contains("extension \"vector\"") || names_file_of(error, "vector") =>
         {

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 use super::catalog::Target;
 use super::types::TargetType;
 use super::{QualifiedName, pg_error};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// One statement per file and message: Citus refuses several DDL commands in one.
 const EXTENSION: &str = include_str!("../../migrations/target/01_extension.sql");
@@ -103,8 +103,14 @@ async fn find_or_create(client: &Client, spec: &TableSpec) -> Result<(Target, bo
     for (setting, value) in settings {
         set(client, setting, &value).await?;
     }
-    for statement in [SEQUENCE, TABLE] {
-        client.batch_execute(statement).await.map_err(|error| pg_error(&doing, error))?;
+    // Both or none: what fails here is a refusal, and leaves nothing behind.
+    for statement in ["begin", SEQUENCE, TABLE, "commit"] {
+        if let Err(error) = client.batch_execute(statement).await {
+            if let Err(rollback) = client.batch_execute("rollback").await {
+                tracing::debug!("rollback: {rollback}");
+            }
+            return Err(pg_error(&doing, error).with_kind(Kind::Refused));
+        }
     }
     distribute(client, &name, spec.shards).await?;
     let target = Target::find(client, &name).await?;

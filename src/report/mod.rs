@@ -149,7 +149,7 @@ pub fn stages(counters: &Counters) -> Vec<StageReport> {
 /// What to try for more speed.
 pub fn advice(bottleneck: Bottleneck, lanes: usize, writers: usize, cores: usize) -> String {
     match bottleneck {
-        Bottleneck::Server if writers < 2 * cores => {
+        Bottleneck::Server if writers < cores => {
             format!("the server sets the pace; try --writers {}", writers + 2)
         }
         Bottleneck::Server => {

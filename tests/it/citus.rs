@@ -23,7 +23,7 @@ struct Cluster {
 /// Starts a server, says so, and stops it when nobody holds the other end of standard input any more.
 const KEEPER: &str = "\"$0/pg_ctl\" -D \"$1\" -w -l \"$1/log\" start >/dev/null && echo started
     cat >/dev/null
-    \"$0/pg_ctl\" -D \"$1\" -m immediate stop >/dev/null; rm -rf \"$1\"";
+    \"$0/pg_ctl\" -D \"$1\" -m immediate stop >/dev/null; rm -rf \"$1\"; rmdir \"${1%/*}\" 2>/dev/null";
 
 impl Cluster {
     fn start(bindir: &Path, nodes: usize) -> Self {
