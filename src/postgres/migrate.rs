@@ -126,7 +126,7 @@ async fn ensure_extension(client: &Client) -> Result<()> {
         return Ok(());
     }
     client.batch_execute(EXTENSION).await.map_err(|error| {
-        pg_error("create the extension vector", error).with_kind(crate::error::Kind::Refused).hint(
+        pg_error("create the extension vector", error).with_kind(Kind::Refused).hint(
             "install pgvector on the database server (package postgresql-NN-pgvector, or build it), \
                  then run `create extension vector` as a superuser",
         )
