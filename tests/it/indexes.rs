@@ -147,6 +147,20 @@ fn an_interrupted_index_build_is_done_by_the_next_run() {
 }
 
 #[test]
+fn rejects_do_not_hold_up_the_indexes_of_a_load_that_was_cut_off_after_its_rows() {
+    let case = migrated();
+    let path = Rows::new(600, 16).bad([7, 8]).write(case.dir.path(), "rows.parquet");
+    let load = || Load::of(&path).into(&case.db);
+    load().with("--max-rejects", "all").run().exits(3);
+    // As a kill between the last row and the index leaves it.
+    case.db.run("drop index chunks_embedding_idx");
+    case.db.run(&format!("update {LEDGER}.loads set state = 'running', finished_at = null"));
+    load().run().exits(3);
+    assert_eq!(indexes(&case.db), STANDARD);
+    load().run().exits(3).state("already_loaded");
+}
+
+#[test]
 fn a_limited_load_builds_its_indexes_with_the_last_row() {
     let case = migrated();
     let path = Rows::new(600, 16).write(case.dir.path(), "rows.parquet");
