@@ -69,6 +69,8 @@ pub(crate) fn source_batch(rows: usize, dim: usize, channels: u64) -> (Batcher, 
         rows,
         embeddings: Embeddings { dim, values, faults: Vec::new() },
         columns,
+        malformed: Vec::new(),
+        positions: Vec::new(),
     };
     (batcher, batch)
 }

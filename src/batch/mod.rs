@@ -87,8 +87,9 @@ impl Batcher {
     /// Checks and maps a batch: all columns first, in COPY order, then the embedding; a row's first refusal is
     /// its reason.
     pub fn accept(&self, batch: SourceBatch) -> Result<ChunkBatch> {
-        let SourceBatch { origin, rows, embeddings, columns } = batch;
+        let SourceBatch { origin, rows, embeddings, columns, malformed, positions } = batch;
         let mut refused: BTreeMap<usize, (String, Reason, String)> = BTreeMap::new();
+        refused.extend(malformed.into_iter().map(|(row, reason, excerpt)| (row, (String::new(), reason, excerpt))));
         let mut cells = Vec::with_capacity(self.columns.len());
         for column in &self.columns {
             cells.push(match &column.filling {
@@ -154,6 +155,7 @@ impl Batcher {
             .into_iter()
             .map(|(row, (column, reason, excerpt))| Reject {
                 row: origin.first_row + row as u64,
+                position: positions.get(row).copied(),
                 column,
                 reason,
                 excerpt,

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::source::text::Position;
+
 /// Longest excerpt of a value that is kept, in bytes.
 pub const EXCERPT_BYTES_MAX: usize = 200;
 
@@ -42,6 +44,8 @@ pub enum Reason {
     Json(String),
     /// A value that the target's type refuses, with the type and why.
     Value(String),
+    /// A record that can't be taken apart.
+    Record(String),
 }
 
 impl Reason {
@@ -61,6 +65,7 @@ impl Reason {
             Self::InvalidUtf8 => "invalid_utf8",
             Self::Json(_) => "json",
             Self::Value(_) => "value",
+            Self::Record(_) => "malformed_record",
         }
     }
 }
@@ -82,6 +87,7 @@ impl fmt::Display for Reason {
             Self::InvalidUtf8 => f.write_str("text is not valid UTF-8"),
             Self::Json(why) => write!(f, "jsonb would refuse it: {why}"),
             Self::Value(why) => f.write_str(why),
+            Self::Record(why) => write!(f, "malformed record: {why}"),
         }
     }
 }
@@ -91,12 +97,30 @@ impl fmt::Display for Reason {
 pub struct Reject {
     /// Row within the unit, counted from 0.
     pub row: u64,
-    /// Target column.
+    /// Where the row begins, in sources of text.
+    pub position: Option<Position>,
+    /// Target column; none if the record as a whole is malformed.
     pub column: String,
     /// Why.
     pub reason: Reason,
     /// The value's beginning, at most [`EXCERPT_BYTES_MAX`] bytes.
     pub excerpt: String,
+}
+
+impl Reject {
+    /// Where and why, for a line of text; the unit is a row group where the source has no lines.
+    pub fn told(&self, unit: u32) -> String {
+        let place = match self.position {
+            Some(Position { byte, line, record }) => format!("line {line} (record {record}, byte {byte})"),
+            None => format!("row group {unit}, row {}", self.row),
+        };
+        let column = match self.column.as_str() {
+            "" => String::new(),
+            column => format!(", column \"{column}\""),
+        };
+        let excerpt = if self.excerpt.is_empty() { String::new() } else { format!(" ({})", self.excerpt) };
+        format!("{place}{column}: {}{excerpt}", self.reason)
+    }
 }
 
 /// The beginning of a value, cut at a character boundary, with control characters made visible.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::pipeline::plan::IndexPolicy;
+use crate::source::discover::SourceFormat;
 use crate::postgres::migrate::VectorType;
 
 /// Bulk-load embeddings into PostgreSQL + pgvector, every row exactly once
@@ -63,7 +64,7 @@ pub(super) enum ProgressMode {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Load Parquet files into the target table
+    /// Load Parquet, CSV or JSON Lines into the target table
     Load(Box<LoadArguments>),
     /// Create the target table, its indexes and the ledger; safe to run again
     Migrate(MigrateArguments),
@@ -80,16 +81,28 @@ pub(super) enum Command {
 /// `vecload load`
 #[derive(Debug, Args)]
 pub(super) struct LoadArguments {
-    /// Files, directories or globs
+    /// Files, directories or globs; - is standard input
     #[arg(required = true, value_name = "SOURCE")]
     pub sources: Vec<String>,
+    /// Format of the sources (default: by name and content)
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: Option<SourceFormat>,
+    /// Delimiter of CSV: a character, or tab (default: guessed of , ; tab |)
+    #[arg(long, value_name = "CHAR")]
+    pub delimiter: Option<String>,
+    /// Text that stands for null in CSV (default: the empty field, except in text columns)
+    #[arg(long, value_name = "TEXT")]
+    pub null: Option<String>,
+    /// The CSV has no header; --map names columns by position, from 1
+    #[arg(long)]
+    pub no_header: bool,
     /// Fill a target column from a source column of another name
     #[arg(long, value_name = "TARGET=COLUMN")]
     pub map: Vec<String>,
     /// Fill a target column with one value for all rows
     #[arg(long, value_name = "TARGET=VALUE")]
     pub set: Vec<String>,
-    /// A name for the load, shown by `vecload loads`
+    /// A name for the load, shown by `vecload loads`; standard input is known again by it
     #[arg(long)]
     pub name: Option<String>,
     /// Load sources once more that are loaded already

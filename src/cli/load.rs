@@ -11,8 +11,10 @@ use crate::error::{Error, Result};
 use crate::pipeline::counters::Bottleneck;
 use crate::pipeline::load::{LoadOutcome, LoadRequest, OpenedSources, load, open_sources};
 use crate::pipeline::plan::LoadSettings;
+use crate::pipeline::opened::SourceOptions;
 use crate::pipeline::preflight::Mapping;
 use crate::report::{self, LoadReport, LoadState};
+use crate::source::text::TextOptions;
 
 /// Writers by default: with one the server waits for the client between blocks; beyond eight, measurements
 /// on one machine gain nothing.
@@ -101,6 +103,16 @@ fn request(context: &Context<'_>, arguments: LoadArguments) -> Result<LoadReques
     }
     Ok(LoadRequest {
         sources: arguments.sources,
+        options: SourceOptions {
+            format: arguments.format,
+            text: TextOptions {
+                delimiter: arguments.delimiter.as_deref().map(delimiter).transpose()?,
+                null: arguments.null,
+                no_header: arguments.no_header,
+            },
+            name: arguments.name.clone(),
+            mapped: mapping.map.values().cloned().collect(),
+        },
         table: context.table()?,
         mapping,
         name: arguments.name,
@@ -120,6 +132,20 @@ fn request(context: &Context<'_>, arguments: LoadArguments) -> Result<LoadReques
             limit: arguments.limit.as_deref().map(parse_count).transpose()?,
         },
     })
+}
+
+/// A delimiter as it is typed: one byte, or the name of one that is hard to type.
+fn delimiter(text: &str) -> Result<u8> {
+    match text.as_bytes() {
+        b"tab" | b"\\t" => Ok(b'\t'),
+        [b'"' | b'\n' | b'\r' | 0] => {
+            Err(Error::refused(format!("--delimiter {text:?} ends fields or records in another way already"))
+                .hint("give a comma, semicolon, tab or |"))
+        }
+        [byte] if byte.is_ascii() => Ok(*byte),
+        _ => Err(Error::refused(format!("--delimiter {text:?} is not one character of ASCII"))
+            .hint("give a comma, semicolon, tab or |")),
+    }
 }
 
 /// Settings of a load without options.

@@ -99,8 +99,8 @@ async fn show(context: &Context<'_>, session: &Session, id: i64) -> Result<()> {
     }
     let mut table = printer.table(&["source", "state", "rows", "loaded", "rejected"]);
     for source in sources {
-        let counts = [source.rows, source.loaded, source.rejected].map(|count| grouped(count.unsigned_abs()));
-        let [rows, loaded, rejected] = counts;
+        let rows = source.rows.map_or("unknown".into(), |rows| grouped(rows.unsigned_abs()));
+        let [loaded, rejected] = [source.loaded, source.rejected].map(|count| grouped(count.unsigned_abs()));
         table.add_row([source.source, source.state, rows, loaded, rejected]);
     }
     printer.answer(&table.trim_fmt())

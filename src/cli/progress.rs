@@ -21,6 +21,9 @@ const FIRST_LINE_AFTER: Duration = Duration::from_secs(2);
 /// The rate shown is that of about the last so many seconds.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
 
+/// Steps of a bar.
+const BAR_STEPS: u64 = 10_000;
+
 /// Shows a load.
 pub(super) struct LoadProgress<'a> {
     printer: &'a Printer,
@@ -141,12 +144,14 @@ struct Sample {
 
 /// Rates over the last seconds.
 struct Rates {
+    started: Instant,
     samples: Vec<Sample>,
 }
 
 impl Rates {
     fn start() -> Self {
-        Self { samples: vec![Sample { at: Instant::now(), rows: 0, bytes: 0 }] }
+        let started = Instant::now();
+        Self { started, samples: vec![Sample { at: started, rows: 0, bytes: 0 }] }
     }
 
     /// Rows and bytes per second.
@@ -165,6 +170,8 @@ struct Glance {
     done: u64,
     rejected: u64,
     line: String,
+    /// How much of the load is done: in rows where their number is known, else in bytes of the files.
+    share: Option<f64>,
     eta: Option<f64>,
 }
 
@@ -172,27 +179,49 @@ fn glance(view: &LoadView, rates: &mut Rates) -> Glance {
     let written = view.counters.write.totals();
     let rejected = view.counters.rejected.load(Ordering::Relaxed);
     let (rows_per_second, bytes_per_second) = rates.next(written.rows, written.bytes);
-    let done = (view.rows_before + written.rows + rejected).min(view.rows);
-    let left = view.rows - done;
-    let eta = (rows_per_second > 0.0).then(|| left as f64 / rows_per_second);
+    let done = (view.rows_before + written.rows + rejected).min(view.rows.unwrap_or(u64::MAX));
+    let (share, eta) = match (view.rows, view.stored_bytes) {
+        (Some(rows), _) => {
+            let left = rows - done;
+            (Some(done as f64 / rows.max(1) as f64), (rows_per_second > 0.0).then(|| left as f64 / rows_per_second))
+        }
+        (None, Some(bytes)) => {
+            let read = view.counters.read.totals().bytes;
+            let share = (read as f64 / bytes.max(1) as f64).min(1.0);
+            let elapsed = rates.started.elapsed().as_secs_f64();
+            (Some(share), (share > 0.0).then(|| elapsed * (1.0 - share) / share))
+        }
+        (None, None) => (None, None),
+    };
     let line = format!(
         "{} rows/s  {:.1} MB/s  bottleneck: {}",
         grouped(rows_per_second.round() as u64),
         bytes_per_second / 1e6,
         Bottleneck::of(&view.counters, view.lanes, view.writers).name()
     );
-    Glance { done, rejected, line, eta }
+    Glance { done, rejected, line, share, eta }
 }
 
 async fn draw_bars(view: LoadView, bars: Arc<MultiProgress>) {
-    let rows = bars.add(ProgressBar::new(view.rows.max(1)));
-    rows.set_style(style("{wide_bar} {human_pos} of {human_len} rows {percent:>3}%"));
+    let rows = match (view.rows, view.stored_bytes) {
+        (None, None) => bars.add(ProgressBar::new_spinner()),
+        _ => bars.add(ProgressBar::new(BAR_STEPS)),
+    };
+    rows.set_style(style(match (view.rows, view.stored_bytes) {
+        (None, None) => "{spinner} {msg}",
+        _ => "{wide_bar} {msg} {percent:>3}%",
+    }));
     let figures = bars.add(ProgressBar::new_spinner());
     figures.set_style(style("{msg}"));
     let mut rates = Rates::start();
     loop {
         let now = glance(&view, &mut rates);
-        rows.set_position(now.done);
+        rows.set_position((now.share.unwrap_or(0.0) * BAR_STEPS as f64) as u64);
+        rows.set_message(match view.rows {
+            Some(all) => format!("{} of {} rows", grouped(now.done), grouped(all)),
+            None => format!("{} rows", grouped(now.done)),
+        });
+        rows.tick();
         let eta = now.eta.map_or(String::new(), |eta| format!("  ETA {}", shown_seconds(eta)));
         let rejects =
             if now.rejected > 0 { format!("  rejected: {}", grouped(now.rejected)) } else { String::new() };
@@ -206,12 +235,12 @@ async fn print_lines(view: LoadView) {
     tokio::time::sleep(FIRST_LINE_AFTER).await;
     loop {
         let now = glance(&view, &mut rates);
-        let percent = if view.rows > 0 { now.done as f64 * 100.0 / view.rows as f64 } else { 100.0 };
-        let eta = now.eta.map_or("unknown".into(), shown_seconds);
+        let of = view.rows.map_or(String::new(), |rows| format!(" of {}", grouped(rows)));
+        let share = now.share.map_or(String::new(), |share| format!(" ({:.1} %)", share * 100.0));
+        let eta = now.eta.map_or(String::new(), |eta| format!("  ETA {}", shown_seconds(eta)));
         let line = format!(
-            "{} of {} rows ({percent:.1} %)  {}  ETA {eta}  rejected: {}",
+            "{}{of} rows{share}  {}{eta}  rejected: {}",
             grouped(now.done),
-            grouped(view.rows),
             now.line,
             grouped(now.rejected)
         );

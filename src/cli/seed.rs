@@ -12,6 +12,7 @@ use super::server::Context;
 use crate::error::{Context as _, Error, Result};
 use crate::pipeline::load::{LoadRequest, open_sources};
 use crate::pipeline::plan::IndexPolicy;
+use crate::pipeline::opened::SourceOptions;
 use crate::pipeline::preflight::Mapping;
 use crate::postgres::catalog::Target;
 use crate::postgres::types::TargetType;
@@ -63,6 +64,7 @@ pub(super) async fn run(context: &Context<'_>) -> Result<u8> {
     write(&path, dim).map_err(|error| Error::failed(format!("write {}", path.display())).because(error))?;
     let request = LoadRequest {
         sources: vec![path.display().to_string()],
+        options: SourceOptions::default(),
         table,
         mapping: Mapping::default(),
         name: Some("seed".into()),

@@ -9,10 +9,12 @@ use tokio_postgres::{Client, Row, Transaction};
 use super::blocks::Run;
 use super::coverage::{Coverage, CoveredSlice};
 use super::known::{exact, full_hashes, known_sources, likely, same_content, unchanged_since_interrupted};
+use super::units::{KnownUnits, known_units};
 use super::{ALIVE_LOCK, START_LOCK};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Target;
 use crate::postgres::pg_error;
+use crate::source::Place;
 use crate::source::fingerprint::Fingerprint;
 
 /// A killed run's lock goes when the server notices that its client is gone, which on one machine takes
@@ -22,16 +24,18 @@ const HOLDER_GONE_WAIT: Duration = Duration::from_secs(5);
 /// A source as the command names it.
 #[derive(Debug, Clone)]
 pub struct NamedSource {
-    /// Its path.
-    pub path: PathBuf,
+    /// What it is read from.
+    pub place: Place,
+    /// What the ledger calls it.
+    pub name: String,
     /// Its format.
     pub kind: &'static str,
     /// Its identity.
     pub fingerprint: Fingerprint,
-    /// Number of units.
-    pub units: u32,
-    /// Number of rows.
-    pub rows: u64,
+    /// Number of units, where it is known before all is read.
+    pub units: Option<u32>,
+    /// Number of rows, likewise.
+    pub rows: Option<u64>,
     /// Mapping and options that shape its rows.
     pub recipe: serde_json::Value,
 }
@@ -56,6 +60,10 @@ pub struct ClaimedSource {
     pub source_id: i64,
     /// Whether all its rows are in.
     pub is_complete: bool,
+    /// All its rows, where the ledger knows.
+    pub rows: Option<u64>,
+    /// Its units that earlier runs have read, where a scan cuts them.
+    pub units: KnownUnits,
     /// What earlier runs have committed.
     pub coverage: Coverage,
 }
@@ -125,7 +133,8 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
             }
         };
         let is_complete = choice.is_complete();
-        claim.sources.push(ClaimedSource { source_id, is_complete, coverage: Coverage::default() });
+        let (rows, units) = (None, KnownUnits::default());
+        claim.sources.push(ClaimedSource { source_id, is_complete, rows, units, coverage: Coverage::default() });
     }
     if let Some(run) = &claim.run {
         let source_ids: Vec<i64> = claim.sources.iter().map(|source| source.source_id).collect();
@@ -356,23 +365,34 @@ async fn insert_source(
                 &source.fingerprint.content,
                 &occurrence,
                 &source.kind,
-                &absolute_name(&source.path),
+                &source.name,
                 &source.fingerprint.size.cast_signed(),
                 &source.fingerprint.modified_nanos,
                 &source.recipe,
-                &source.units.cast_signed(),
-                &source.rows.cast_signed(),
+                &source.units.map(u32::cast_signed),
+                &source.rows.map(u64::cast_signed),
                 &load_id,
             ],
         )
         .await
-        .map_err(|error| pg_error(format!("record {} in the ledger", source.path.display()), error))?;
+        .map_err(|error| pg_error(format!("record {} in the ledger", source.place), error))?;
     Ok(row.get(0))
 }
 
 async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result<()> {
     let failed = |error| pg_error("read what the ledger has of the sources", error);
     let ids: Vec<i64> = sources.iter().map(|source| source.source_id).collect();
+    for (source, units) in sources.iter_mut().zip(known_units(client, &ids).await?) {
+        source.units = units;
+    }
+    let known = "select source_id, rows from vecload_ledger.sources where source_id = any($1) and rows is not null";
+    let mut known_rows: HashMap<i64, i64> = HashMap::new();
+    for row in client.query(known, &[&ids]).await.map_err(failed)? {
+        known_rows.insert(row.get(0), row.get(1));
+    }
+    for source in sources.iter_mut() {
+        source.rows = known_rows.get(&source.source_id).map(|rows| rows.cast_unsigned());
+    }
     let index: HashMap<i64, usize> = ids.iter().enumerate().map(|(index, id)| (*id, index)).collect();
     let unsigned = |row: &Row, column: &str| row.get::<_, i64>(column).cast_unsigned();
     let slices = client
@@ -408,11 +428,6 @@ async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result
         coverage.add_reject(row.get::<_, i32>("unit").cast_unsigned(), unsigned(&row, "row"));
     }
     Ok(())
-}
-
-/// The path that names a source in the ledger: absolute, so that it means the same from everywhere.
-pub(super) fn absolute_name(path: &std::path::Path) -> String {
-    path.canonicalize().unwrap_or_else(|_| path.to_path_buf()).display().to_string()
 }
 
 fn host() -> String {

@@ -38,10 +38,12 @@ pub struct LoadSummary {
 pub struct SourceSummary {
     /// Its path.
     pub source: String,
+    /// `parquet`, `csv`, `jsonl` or `synthetic`.
+    pub kind: String,
     /// `open` or `complete`.
     pub state: String,
-    /// Rows it has.
-    pub rows: i64,
+    /// Rows it has, where all of it was read.
+    pub rows: Option<i64>,
     /// Rows loaded.
     pub loaded: i64,
     /// Rows rejected.
@@ -59,9 +61,13 @@ pub struct RejectRecord {
     pub unit: i32,
     /// Row within the unit, counted from 0.
     pub row: i64,
-    /// Line, where the source has lines.
+    /// Line, from 1, where the source has lines.
     pub line: Option<i64>,
-    /// The column.
+    /// Record, from 1, where the source is text.
+    pub record: Option<i64>,
+    /// Byte at which the record begins, decompressed, likewise.
+    pub byte: Option<i64>,
+    /// The column; none if the record as a whole is malformed.
     pub column: String,
     /// The reason's class.
     pub class: String,
@@ -125,7 +131,7 @@ fn summary(row: &Row) -> LoadSummary {
 pub async fn sources(client: &Client, load_id: i64) -> Result<Vec<SourceSummary>> {
     let rows = client
         .query(
-            "select s.name, s.state, s.rows, s.recipe,
+            "select s.name, s.kind, s.state, s.rows, s.recipe,
                  (select coalesce(sum(p.rows), 0)::bigint from vecload_ledger.blocks b,
                       unnest(b.source_ids, b.slice_rows) as p(source_id, rows)
                   where b.source_ids @> array[s.source_id] and p.source_id = s.source_id) as loaded,
@@ -137,6 +143,7 @@ pub async fn sources(client: &Client, load_id: i64) -> Result<Vec<SourceSummary>
         .map_err(|error| pg_error(format!("look up the sources of load {load_id}"), error))?;
     let source = |row: &Row| SourceSummary {
         source: row.get("name"),
+        kind: row.get("kind"),
         state: row.get("state"),
         rows: row.get("rows"),
         loaded: row.get("loaded"),
@@ -150,7 +157,7 @@ pub async fn sources(client: &Client, load_id: i64) -> Result<Vec<SourceSummary>
 pub async fn rejects(client: &Client, load_id: i64) -> Result<Vec<RejectRecord>> {
     let rows = client
         .query(
-            "select s.name, r.unit, r.row, r.line, r.column_name, r.class, r.reason, r.excerpt
+            "select s.name, r.unit, r.row, r.line, r.record, r.byte, r.column_name, r.class, r.reason, r.excerpt
              from vecload_ledger.rejects r join vecload_ledger.sources s using (source_id)
              where r.load_id = $1 or s.load_id = $1 order by s.source_id, r.unit, r.row",
             &[&load_id],
@@ -162,6 +169,8 @@ pub async fn rejects(client: &Client, load_id: i64) -> Result<Vec<RejectRecord>>
         unit: row.get("unit"),
         row: row.get("row"),
         line: row.get("line"),
+        record: row.get("record"),
+        byte: row.get("byte"),
         column: row.get("column_name"),
         class: row.get("class"),
         reason: row.get("reason"),

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use tokio_postgres::{Client, GenericClient, Row, Transaction};
 
-use super::claim::{NamedSource, absolute_name};
+use super::claim::NamedSource;
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Target;
 use crate::postgres::pg_error;
+use crate::source::Place;
 use crate::source::fingerprint::full_hash;
 use crate::source::parquet::PositionedFile;
 
@@ -80,7 +81,7 @@ pub(super) fn likely<'a>(
         (None, None) => Ok(None),
         (None, Some(other)) => Err(Error::refused(format!(
             "{} was loaded into {} by load {} with another recipe: then {}, now {}",
-            source.path.display(),
+            source.place,
             target.name,
             other.load_id,
             other.recipe,
@@ -101,13 +102,15 @@ pub(super) async fn full_hashes(
     for source in sources {
         let known = known_sources(client, target, source).await?;
         let differs = |known: &Known| known.modified_nanos != source.fingerprint.modified_nanos;
-        if known.iter().any(|known| differs(known) && known.full_hash.is_some()) {
-            let path = source.path.clone();
+        if let Place::File(path) = &source.place
+            && known.iter().any(|known| differs(known) && known.full_hash.is_some())
+        {
+            let of = path.clone();
             let hash = tokio::task::spawn_blocking(move || {
-                PositionedFile::open(&path).and_then(|file| full_hash(&file))
+                PositionedFile::open(&of).and_then(|file| full_hash(&file))
             });
             let hash = hash.await.map_err(|error| Error::bug("hash a source").because(error))??;
-            hashes.insert(source.path.clone(), hash);
+            hashes.insert(path.clone(), hash);
         }
     }
     Ok(hashes)
@@ -124,13 +127,17 @@ pub(super) async fn same_content(
     if known.modified_nanos == source.fingerprint.modified_nanos {
         return Ok(());
     }
-    let (Some(stored), Some(hash)) = (&known.full_hash, hashes.get(&source.path)) else {
+    let hash = match &source.place {
+        Place::File(path) => hashes.get(path),
+        _ => None,
+    };
+    let (Some(stored), Some(hash)) = (&known.full_hash, hash) else {
         return Err(changed(source, known.load_id, target, "its modification time changed"));
     };
     if hash != stored {
         return Err(Error::refused(format!(
             "{} looks like the file that load {} loaded into {} and differs from it in some bytes",
-            source.path.display(),
+            source.place,
             known.load_id,
             target.name
         ))
@@ -155,11 +162,14 @@ pub(super) async fn unchanged_since_interrupted(
     source: &NamedSource,
     target: &Target,
 ) -> Result<()> {
-    let name = absolute_name(&source.path);
+    // Only a file keeps its name when its content changes.
+    if !matches!(source.place, Place::File(_)) {
+        return Ok(());
+    }
     let row = transaction
         .query_opt(
             "select load_id from vecload_ledger.sources where target = $1 and name = $2 and state = 'open' limit 1",
-            &[&target.oid, &name],
+            &[&target.oid, &source.name],
         )
         .await
         .map_err(|error| pg_error("look up sources in the ledger", error))?;
@@ -172,7 +182,7 @@ pub(super) async fn unchanged_since_interrupted(
 fn changed(source: &NamedSource, load_id: i64, target: &Target, how: &str) -> Error {
     Error::refused(format!(
         "{} is partly loaded into {} (load {load_id}), and {how} since",
-        source.path.display(),
+        source.place,
         target.name
     ))
     .hint(format!(

@@ -13,6 +13,7 @@ mod known;
 pub mod rejects;
 pub mod settle;
 pub mod undo;
+pub mod units;
 
 use tokio_postgres::Client;
 
@@ -28,9 +29,14 @@ const START_LOCK: i32 = i32::from_be_bytes(*b"vecs");
 const HISTORY_TABLE: &str = "vecload_ledger.schema_history";
 
 fn migrations() -> Result<Vec<refinery::Migration>> {
-    let first =
-        refinery::Migration::unapplied("V1__ledger", include_str!("../../migrations/ledger/V1__ledger.sql"));
-    Ok(vec![first.or_failed(|| "read the ledger's migrations".into())?])
+    [
+        ("V1__ledger", include_str!("../../migrations/ledger/V1__ledger.sql")),
+        ("V2__units", include_str!("../../migrations/ledger/V2__units.sql")),
+    ]
+    .into_iter()
+    .map(|(name, sql)| refinery::Migration::unapplied(name, sql))
+    .collect::<std::result::Result<_, _>>()
+    .or_failed(|| "read the ledger's migrations".into())
 }
 
 /// Creates or updates the ledger's schema. Safe to run again, and by two processes at once.

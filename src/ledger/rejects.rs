@@ -5,6 +5,7 @@ use tokio_postgres::Client;
 use crate::batch::reject::Reject;
 use crate::error::Result;
 use crate::postgres::pg_error;
+use crate::source::text::Position;
 
 /// Rejects of one row range of a unit; with them all rejects of that range are recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,13 +35,18 @@ pub async fn record(
         let source_id = source_ids[slice.source];
         let unit = slice.unit.cast_signed();
         let of = |text: fn(&Reject) -> String| slice.rejects.iter().map(text).collect::<Vec<_>>();
+        let at = |number: fn(Position) -> u64| -> Vec<Option<i64>> {
+            slice.rejects.iter().map(|reject| reject.position.map(|at| number(at).cast_signed())).collect()
+        };
         let rows: Vec<i64> = slice.rejects.iter().map(|reject| reject.row.cast_signed()).collect();
         transaction
             .execute(
-                "insert into vecload_ledger.rejects (source_id, unit, row, load_id, column_name, class, reason, excerpt)
-                 select $1, $2, r.row, $3, r.column_name, r.class, r.reason, r.excerpt
-                 from unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[])
-                     as r(row, column_name, class, reason, excerpt)
+                "insert into vecload_ledger.rejects (source_id, unit, row, load_id, column_name, class, reason, excerpt,
+                      line, record, byte)
+                 select $1, $2, r.row, $3, r.column_name, r.class, r.reason, r.excerpt, r.line, r.record, r.byte
+                 from unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bigint[],
+                         $10::bigint[], $11::bigint[])
+                     as r(row, column_name, class, reason, excerpt, line, record, byte)
                  on conflict (source_id, unit, row) do nothing",
                 &[
                     &source_id,
@@ -51,6 +57,9 @@ pub async fn record(
                     &of(|reject| reject.reason.class().to_string()),
                     &of(|reject| reject.reason.to_string()),
                     &of(|reject| reject.excerpt.clone()),
+                    &at(|position| position.line),
+                    &at(|position| position.record),
+                    &at(|position| position.byte),
                 ],
             )
             .await

@@ -46,11 +46,23 @@ pub async fn balance(
     Ok((balances, by_run))
 }
 
-/// Marks a source complete and stores its full hash.
-pub async fn complete_source(client: &Client, source_id: i64, full_hash: &str) -> Result<()> {
-    let done = "update vecload_ledger.sources set state = 'complete', full_hash = $2
+/// All of a source, as it is known once it has been read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extent {
+    /// Its units.
+    pub units: u32,
+    /// Its rows, rejected ones included.
+    pub rows: u64,
+    /// Hash of its bytes as they are stored, if all of them were read.
+    pub hash: Option<String>,
+}
+
+/// Marks a source complete and stores its extent.
+pub async fn complete_source(client: &Client, source_id: i64, extent: &Extent) -> Result<()> {
+    let done = "update vecload_ledger.sources set state = 'complete', full_hash = $2, units = $3, rows = $4
         where source_id = $1 and state = 'open'";
-    let updated = client.execute(done, &[&source_id, &full_hash]).await;
+    let (units, rows) = (extent.units.cast_signed(), extent.rows.cast_signed());
+    let updated = client.execute(done, &[&source_id, &extent.hash, &units, &rows]).await;
     updated.map(|_| ()).map_err(|error| pg_error("mark a source as complete", error))
 }
 

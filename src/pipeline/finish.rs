@@ -10,6 +10,7 @@ use crate::ledger::settle::{balance, complete_source, finish_load};
 use crate::postgres::catalog::Target;
 use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
 use crate::route::Endpoint;
+use crate::source::Place;
 use crate::source::fingerprint::{Fingerprint, full_hash};
 use crate::source::parquet::PositionedFile;
 
@@ -19,9 +20,11 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
     let ids = load.source_ids();
     let (balances, _) = balance(&load.control, &ids, None).await?;
     let mut left = load.plan.settings.limit.unwrap_or(u64::MAX);
-    for (source, claimed) in load.plan.sources.iter().zip(&load.claim.sources) {
+    for (index, (source, claimed)) in load.plan.sources.iter().zip(&load.claim.sources).enumerate() {
         let found = balances.get(&claimed.source_id).copied().unwrap_or_default();
-        let rows = source.rows();
+        // A source that `--limit` cut off somewhere has at least what is found of it.
+        let extent = load.extents[index].get();
+        let rows = extent.map_or(found.loaded + found.rejected, |extent| extent.rows);
         let wanted = left.min(rows);
         left -= wanted;
         let found_rows = found.loaded + found.rejected;
@@ -29,7 +32,7 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
             "the ledger has {} loaded and {} rejected rows of {}, which has {rows}, and {wanted} were asked for",
             found.loaded,
             found.rejected,
-            source.path.display()
+            source.place
         );
         if found_rows > rows {
             // A row that an earlier run committed is rejected now: the table's columns are others by now.
@@ -42,8 +45,10 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
         if found_rows < wanted {
             return Err(Error::bug(differs));
         }
-        if found_rows == rows && !claimed.is_complete {
-            let (path, planned) = (source.path.clone(), source.fingerprint.clone());
+        let Some(extent) = extent.filter(|_| found_rows == rows && !claimed.is_complete) else { continue };
+        let mut extent = extent.clone();
+        if let (Place::File(path), None) = (&source.place, &extent.hash) {
+            let (path, planned) = (path.clone(), source.fingerprint.clone());
             let hash = blocking(move || {
                 let file = PositionedFile::open(&path).map_err(|error| error.with_kind(Kind::Failed))?;
                 let hash = full_hash(&file)?;
@@ -55,8 +60,9 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
                     .hint("its rows may be of both versions: vecload loads undo takes them back"))
             })
             .await?;
-            complete_source(&load.control, claimed.source_id, &hash).await?;
+            extent.hash = Some(hash);
         }
+        complete_source(&load.control, claimed.source_id, &extent).await?;
     }
     // Another session may have truncated the table meanwhile.
     let now = Target::find(&load.control, &load.plan.target.name)
@@ -92,7 +98,6 @@ pub(super) async fn settle(
             RowCounts { read: written + before + rejected, loaded: written, rejected, already_loaded: before }
         }
     };
-    let all: u64 = load.plan.sources.iter().map(super::plan::PlannedSource::rows).sum();
     let state = match &outcome {
         Err(error) => match error.kind() {
             Kind::Interrupted => LoadState::Interrupted,
@@ -100,7 +105,7 @@ pub(super) async fn settle(
             _ => LoadState::Failed,
         },
         Ok(()) if load.claim.run.is_none() => LoadState::AlreadyLoaded,
-        Ok(()) if rows.read < all => LoadState::Limited,
+        Ok(()) if load.is_limited() => LoadState::Limited,
         Ok(()) if rows.rejected > 0 => LoadState::Rejects,
         Ok(()) => LoadState::Complete,
     };

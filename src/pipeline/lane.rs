@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -11,20 +11,20 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
 use super::counters::{Counters, Stage};
+use super::feed::Work;
 use super::ids::IdPool;
-use super::plan::{LoadPlan, PlannedSource};
+use super::plan::LoadPlan;
 use super::stop::Stop;
 use super::verdict::RejectLimit;
 use crate::batch::ChunkBatch;
-use crate::config::sizes::show_size;
 use crate::copy::IdRange;
 use crate::error::{Error, Result};
 use crate::ledger::coverage::Coverage;
 use crate::ledger::rejects::RejectSlice;
 use crate::memory::{Budget, Denied, Reservation};
 use crate::partition::{HeldBlock, OpenBlocks, Partitioner, Share};
-use crate::source::parquet::{ParquetFile, PartReader};
-use crate::source::{SourceBatch, UnitPart};
+use crate::source::SourceBatch;
+use crate::source::parquet::ParquetFile;
 
 /// Another lane may have filled an open block after this one had looked for blocks to seal; so a wait for
 /// memory looks again now and then.
@@ -36,8 +36,8 @@ pub struct LaneContext {
     pub plan: Arc<LoadPlan>,
     /// What earlier runs committed, per source of the plan.
     pub coverage: Arc<[Coverage]>,
-    /// Parts to read.
-    pub parts: Receiver<UnitPart>,
+    /// What is to be read.
+    pub work: Receiver<Work>,
     /// Encodes batches.
     pub partitioner: Partitioner,
     /// Blocks being filled.
@@ -67,57 +67,23 @@ pub struct LaneContext {
 impl LaneContext {
     /// Reads parts until there are none or the load stops.
     pub fn run(&self) -> Result<()> {
-        // Held until the next part, which is mostly of the same file.
-        let mut held = None;
         while !self.stop.is_stopping() {
-            let Ok(part) = self.parts.recv() else { break };
-            let file = self.open_file(part.source)?;
-            held.replace(Arc::clone(&file));
-            self.read_part(file, part)?;
-        }
-        drop(held);
-        Ok(())
-    }
-
-    fn read_part(&self, file: Arc<ParquetFile>, part: UnitPart) -> Result<()> {
-        let source = &self.plan.sources[part.source];
-        let pages = file.page_bytes(part.unit, &source.projection)?;
-        let row_bytes = file.decoded_row_bytes(part.unit, &source.projection)?;
-        let batch_rows = self.plan.batch_rows(row_bytes);
-        let working = self.plan.working_bytes(row_bytes);
-        let needed = usize::try_from(pages.total).unwrap_or(usize::MAX).saturating_add(working);
-        if needed > self.lane_memory.total() {
-            return Err(Error::failed(format!(
-                "{}, row group {}: its pages need {} of memory at a time (the largest, of column \"{}\", {}), \
-                 and --memory leaves {}",
-                source.path.display(),
-                part.unit,
-                show_size(needed as u64),
-                pages.largest_column,
-                show_size(pages.largest),
-                show_size(self.lane_memory.total() as u64)
-            ))
-            .hint(format!("give --memory {}MiB or more", (needed * 2).div_ceil(1 << 20) + 1)));
-        }
-        let Some(_reserved) = self.reserve(&self.lane_memory, needed, &self.counters.read, || {})? else {
-            return Ok(());
-        };
-        let stored = file.stored_bytes(part.unit, &source.projection);
-        let rows_of_unit = source.unit_rows[part.unit as usize].max(1);
-        let mut reader =
-            PartReader::open(Arc::clone(&file), part, source.projection.clone(), batch_rows, self.plan.dim)?;
-        loop {
-            let started = Instant::now();
-            let Some(batch) = reader.next_batch()? else { break };
-            let bytes = (stored as u128 * batch.rows as u128 / u128::from(rows_of_unit)) as u64;
-            self.counters.read.worked(batch.rows as u64, bytes, started.elapsed());
-            let values = self.take_batch(batch)?;
-            reader.recycle(values);
-            if self.stop.is_stopping() {
-                break;
+            let Ok(work) = self.work.recv() else { break };
+            let Some(mut part) = self.open(work)? else { break };
+            loop {
+                let started = Instant::now();
+                let Some(batch) = part.next_batch()? else { break };
+                let bytes = part.stored_bytes(&batch);
+                self.counters.read.worked(batch.rows as u64, bytes, started.elapsed());
+                let values = self.take_batch(batch)?;
+                part.recycle(values);
+                if self.stop.is_stopping() {
+                    break;
+                }
             }
+            part.close(self)?;
         }
-        unchanged(&file, source)
+        Ok(())
     }
 
     /// Checks, encodes and hands on one batch; gives its buffer back.
@@ -188,34 +154,7 @@ impl LaneContext {
         if sent.is_err() && !self.stop.is_stopping() {
             return Err(Error::bug("the writer of rejects ended before the lanes"));
         }
-        self.limit.note(checked, count, || {
-            let excerpt =
-                if first.excerpt.is_empty() { String::new() } else { format!(" ({})", first.excerpt) };
-            format!(
-                "{}, row group {}, row {}, column \"{}\": {}{excerpt}",
-                source.path.display(),
-                chunk.origin.unit,
-                first.row,
-                first.column,
-                first.reason
-            )
-        })
-    }
-
-    /// Opens a source, or shares it with the lanes that have it open: a parsed footer takes many times its size.
-    fn open_file(&self, source: usize) -> Result<Arc<ParquetFile>> {
-        let mut open_files = self.open_files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open_files.get(&source).and_then(Weak::upgrade) {
-            return Ok(file);
-        }
-        open_files.retain(|_, file| file.strong_count() > 0);
-        let planned = &self.plan.sources[source];
-        let file = ParquetFile::open(&planned.path, self.plan.settings.footer_bytes_max())
-            .map_err(|error| error.with_kind(crate::error::Kind::Failed))?;
-        unchanged(&file, planned)?;
-        let file = Arc::new(file);
-        open_files.insert(source, Arc::downgrade(&file));
-        Ok(file)
+        self.limit.note(checked, count, || format!("{}, {}", source.place, first.told(chunk.origin.unit)))
     }
 
     /// Memory for a segment; when it is short, the fullest open block goes out first.
@@ -231,7 +170,7 @@ impl LaneContext {
     }
 
     /// Waits for memory; `make_room` is called before each wait. `None` when the load is stopping.
-    fn reserve(
+    pub(super) fn reserve(
         &self,
         budget: &Budget,
         bytes: usize,
@@ -268,18 +207,6 @@ impl LaneContext {
         }
         self.counters.partition.waited(started.elapsed());
     }
-}
-
-/// Refuses to go on with a file that was written to, in place or by another one of its name.
-fn unchanged(file: &ParquetFile, planned: &PlannedSource) -> Result<()> {
-    let same = file.file().size() == planned.fingerprint.size
-        && file.file().modified_nanos()? == planned.fingerprint.modified_nanos;
-    if same {
-        return Ok(());
-    }
-    Err(Error::failed(format!("{} changed while it was being loaded", planned.path.display())).hint(
-        "rows already loaded stay; put the old file back and run again, or take them back: vecload loads undo",
-    ))
 }
 
 /// Takes `count` ids from the front.

@@ -1,19 +1,21 @@
 //! A load from its request to its report: preflight, claim, attempt, balance, indexes.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
-use super::plan::{IndexPolicy, LoadPlan, LoadSettings, MEMORY_MIN};
-use super::preflight::{self, Mapping, OpenedSource};
-use super::stop::Stop;
+use super::plan::{IndexPolicy, LoadPlan, LoadSettings, MEMORY_MIN, Reading};
+use super::feed::{Extents, FeedSource, Feeder};
+use super::opened::{self, OpenedKind, OpenedSource, SourceOptions};
+use super::preflight::{self, Mapping};
+use super::stop::{Stop, StopFlag};
 use super::verdict::RejectLimit;
 use super::{Attempt, finish};
 use crate::error::{Error, Kind, Result};
 use crate::index::{self, BuildProgress, IndexDefinition};
-use crate::ledger::claim::{Claim, ClaimRequest, NamedSource, claim};
+use crate::ledger::claim::{Claim, ClaimRequest, ClaimedSource, NamedSource, claim};
 use crate::ledger::coverage::Coverage;
-use crate::ledger::settle::note_dropped_indexes;
+use crate::ledger::settle::{Extent, note_dropped_indexes};
 use crate::ledger::{self, generations};
 use crate::memory::Budget;
 use crate::postgres::catalog::{ServerVersions, Target};
@@ -21,7 +23,7 @@ use crate::postgres::migrate::{TableSpec, VectorType, migrate_target};
 use crate::postgres::types::TargetType;
 use crate::postgres::{ConnectSettings, QualifiedName, Session, SessionOptions};
 use crate::report::LoadReport;
-use crate::source::UnitPart;
+use crate::source::Place;
 use crate::source::discover::discover;
 
 /// Shards of a table that a load creates where Citus is.
@@ -33,8 +35,10 @@ const REBUILD: &str = "rebuild";
 /// What the user asks for.
 #[derive(Debug, Clone)]
 pub struct LoadRequest {
-    /// Files, directories, globs.
+    /// Files, directories, globs, or `-`.
     pub sources: Vec<String>,
+    /// What the sources are.
+    pub options: SourceOptions,
     /// The target.
     pub table: QualifiedName,
     /// `--map` and `--set`.
@@ -72,8 +76,10 @@ pub trait Observer: Send + Sync {
 pub struct LoadView {
     /// The books.
     pub counters: Arc<Counters>,
-    /// Rows that the command asks for.
-    pub rows: u64,
+    /// Rows that the command asks for, where they are known beforehand.
+    pub rows: Option<u64>,
+    /// Bytes of the sources as stored, where they are all files.
+    pub stored_bytes: Option<u64>,
     /// Of these, rows that earlier runs committed or rejected.
     pub rows_before: u64,
     /// Threads that read and encode.
@@ -93,7 +99,10 @@ pub struct LoadOutcome {
 
 /// Sources that can be read, as far as their footers tell.
 #[derive(Debug)]
-pub struct OpenedSources(Arc<Vec<OpenedSource>>);
+pub struct OpenedSources {
+    sources: Arc<Vec<OpenedSource>>,
+    stop: StopFlag,
+}
 
 /// Finds and opens all sources: what can be refused without a server is refused before one is asked or started.
 pub async fn open_sources(request: &LoadRequest, observer: &dyn Observer) -> Result<OpenedSources> {
@@ -101,13 +110,23 @@ pub async fn open_sources(request: &LoadRequest, observer: &dyn Observer) -> Res
         return Err(Error::refused(format!("--memory {} bytes is too little", request.settings.memory))
             .hint(format!("give at least {}MiB", MEMORY_MIN >> 20)));
     }
-    let found = discover(&request.sources)?;
+    let found = discover(&request.sources, request.options.format)?;
     for path in &found.repeated {
-        observer.warn(&format!("{} is named more than once; it is loaded once", path.display()));
+        observer.warn(&format!("{path} is named more than once; it is loaded once"));
     }
-    let footer_bytes_max = request.settings.footer_bytes_max();
-    let opened = blocking(move || preflight::open_sources(found.files, footer_bytes_max)).await?;
-    Ok(OpenedSources(Arc::new(opened)))
+    let reads_stdin = found.places.contains(&Place::Stdin);
+    if reads_stdin && request.options.name.is_none() {
+        observer.warn("standard input without --name: if this load is cut off, it can't be resumed, only undone");
+    }
+    let stop = StopFlag::default();
+    let (options, settings, flag) = (request.options.clone(), request.settings.clone(), stop.clone());
+    let opened = blocking(move || opened::open_sources(found.places, &options, &settings, &flag)).await?;
+    for source in &opened {
+        if let OpenedKind::Text(text) = &source.kind {
+            tracing::info!("{}: {}, columns {}", source.place, text.format, text.columns.join(", "));
+        }
+    }
+    Ok(OpenedSources { sources: Arc::new(opened), stop })
 }
 
 /// Runs a load of opened sources.
@@ -140,6 +159,8 @@ pub(super) struct Prepared {
     pub(super) versions: ServerVersions,
     pub(super) name: Option<String>,
     pub(super) started: Instant,
+    pub(super) extents: Extents,
+    stop: StopFlag,
 }
 
 async fn prepare(
@@ -151,7 +172,7 @@ async fn prepare(
     let started = Instant::now();
     let options = SessionOptions { application_name: Some("vecload load".into()), transaction_timeout: None };
     let mut control = connect.connect(&options).await?;
-    let sources = sources.0;
+    let OpenedSources { sources, stop } = sources;
     let plan_for = |target: Target| {
         let (sources, mapping, settings) =
             (Arc::clone(&sources), request.mapping.clone(), request.settings.clone());
@@ -220,8 +241,17 @@ async fn prepare(
     if claimed.resumed {
         observer.say(&format!("going on with load {}", claimed.load_id));
     }
+    let known = plan.sources.iter().zip(&claimed.sources).map(|(source, claimed)| {
+        // What is complete was read to its end.
+        let counted = claimed.rows.filter(|_| claimed.is_complete);
+        let units = claimed.units.len() as u32;
+        source.extent().or(counted.map(|rows| Extent { units, rows, hash: None }))
+    });
+    let extents = known.map(|extent| extent.map_or_else(OnceLock::new, OnceLock::from)).collect();
     Ok(Prepared {
         control,
+        extents,
+        stop,
         plan: Arc::new(plan),
         claim: claimed,
         index,
@@ -233,11 +263,12 @@ async fn prepare(
 
 fn claim_request(plan: &LoadPlan, request: &LoadRequest, index_plan: &'static str) -> ClaimRequest {
     let named = |source: &super::plan::PlannedSource| NamedSource {
-        path: source.path.clone(),
-        kind: "parquet",
+        place: source.place.clone(),
+        name: source.name.clone(),
+        kind: source.kind(),
         fingerprint: source.fingerprint.clone(),
-        units: source.unit_rows.len() as u32,
-        rows: source.rows(),
+        units: source.extent().map(|extent| extent.units),
+        rows: source.extent().map(|extent| extent.rows),
         recipe: source.recipe.clone(),
     };
     ClaimRequest {
@@ -252,7 +283,7 @@ impl Prepared {
     async fn run(self, connect: &ConnectSettings, observer: &dyn Observer) -> LoadOutcome {
         let counters = Arc::new(Counters::default());
         let budgets = Attempt::budgets(&self.plan);
-        let stop = Arc::new(Stop::new(vec![budgets.0.clone(), budgets.1.clone()]));
+        let stop = Arc::new(Stop::new(vec![budgets.0.clone(), budgets.1.clone()], &self.stop));
         let signals = tokio::spawn(watch_signals(Arc::clone(&stop)));
         let mut figures = Figures::default();
         let outcome = match self.load_rows(connect, observer, &counters, &stop, budgets, &mut figures).await {
@@ -276,11 +307,11 @@ impl Prepared {
         let id_column = self.plan.ids.as_ref().map(|ids| ids.column.as_str());
         let source_ids = self.source_ids();
         generations::check(&self.control, &self.plan.target, id_column, &source_ids).await?;
-        let Some(run) = self.claim.run else { return Ok(()) };
-        if self.claim.sources.iter().all(|source| source.is_complete) {
-            // Only the indexes of a load that was cut off are left; its rejects were put up with when it read them.
-            return Ok(());
-        }
+        // Only the indexes of a load that was cut off may be left; its rejects were put up with when it read them.
+        let all_known = self.claim.sources.iter().all(|source| source.is_complete);
+        let Some(run) = self.claim.run.filter(|_| !all_known) else {
+            return self.compare_streams(counters, stop, &budgets.0).await;
+        };
 
         let (mut rows_before, mut rejects_before) = (0, 0);
         for source in &self.claim.sources {
@@ -289,14 +320,14 @@ impl Prepared {
         }
         let limit = Arc::new(RejectLimit::new(self.plan.settings.max_rejects, rows_before, rejects_before));
         limit.check_known(self.claim.load_id)?;
-        let parts = self.parts();
-        if !parts.is_empty() {
+        if self.has_rows_left() {
             self.drop_indexes(observer, stop).await?;
         }
 
         observer.loading(LoadView {
             counters: Arc::clone(counters),
-            rows: self.plan.rows(),
+            rows: self.plan.rows().or(self.plan.settings.limit),
+            stored_bytes: self.plan.stored_bytes(),
             rows_before,
             lanes: self.plan.settings.lanes,
             writers: self.plan.settings.writers,
@@ -307,9 +338,9 @@ impl Prepared {
         let attempt = Attempt {
             plan: Arc::clone(&self.plan),
             run,
-            source_ids: source_ids.into(),
-            parts,
+            sources: self.feed_sources(),
             coverage,
+            extents: Arc::clone(&self.extents),
             limit: Arc::clone(&limit),
             counters: Arc::clone(counters),
             connect: connect.clone(),
@@ -326,21 +357,62 @@ impl Prepared {
         self.claim.sources.iter().map(|source| source.source_id).collect()
     }
 
-    /// What is left to read: parts of incomplete units, as far as `--limit` goes.
-    fn parts(&self) -> Vec<UnitPart> {
+    /// Whether anything is left to read, as far as that is known.
+    fn has_rows_left(&self) -> bool {
         let mut left = self.plan.settings.limit.unwrap_or(u64::MAX);
-        let mut parts = Vec::new();
-        for (source, claimed) in self.plan.sources.iter().zip(&self.claim.sources) {
-            for part in &source.parts {
-                let rows = left.min(part.rows.end - part.rows.start);
-                left -= rows;
-                let unit_rows = source.unit_rows[part.unit as usize];
-                if rows > 0 && !claimed.is_complete && !claimed.coverage.is_complete(part.unit, unit_rows) {
-                    parts.push(UnitPart { rows: part.rows.start..part.rows.start + rows, ..part.clone() });
-                }
-            }
+        self.plan.sources.iter().zip(&self.claim.sources).any(|(source, claimed)| {
+            let asked = left;
+            left = left.saturating_sub(source.extent().map_or(0, |extent| extent.rows));
+            let done = match &source.reading {
+                Reading::Parquet { unit_rows, .. } => (0..)
+                    .zip(unit_rows)
+                    .scan(0, |before, (unit, rows)| {
+                        let begins = *before;
+                        *before += rows;
+                        Some((begins, unit, *rows))
+                    })
+                    .take_while(|(begins, ..)| *begins < asked)
+                    .all(|(_, unit, rows)| claimed.coverage.is_complete(unit, rows)),
+                Reading::Text { .. } => asked == 0,
+            };
+            !claimed.is_complete && !done
+        })
+    }
+
+    fn feed_sources(&self) -> Vec<FeedSource> {
+        let known = |source: &ClaimedSource| FeedSource {
+            source_id: source.source_id,
+            is_complete: source.is_complete,
+            units: source.units.clone(),
+        };
+        self.claim.sources.iter().map(known).collect()
+    }
+
+    /// A stream that was loaded already is read to its end all the same: it may not be what it was, and who
+    /// writes it should not meet a closed pipe.
+    async fn compare_streams(&self, counters: &Arc<Counters>, stop: &Arc<Stop>, memory: &Budget) -> Result<()> {
+        if !self.plan.sources.iter().any(|source| source.place == Place::Stdin) {
+            return Ok(());
         }
-        parts
+        let (work, _nobody) = crossbeam_channel::bounded(1);
+        let feeder = Feeder {
+            plan: Arc::clone(&self.plan),
+            run: None,
+            sources: self.feed_sources(),
+            coverage: self.claim.sources.iter().map(|source| source.coverage.clone()).collect(),
+            extents: Arc::clone(&self.extents),
+            work,
+            lane_memory: memory.clone(),
+            session: None,
+            counters: Arc::clone(counters),
+            stop: Arc::clone(stop),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        blocking(move || feeder.run()).await?;
+        match stop.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 
     /// Drops secondary indexes that come back after the rows; the ledger knows them first.
@@ -382,8 +454,7 @@ impl Prepared {
             return Ok(());
         }
         // A limited load goes on later; its indexes come with the last row.
-        let all: u64 = self.plan.sources.iter().map(super::plan::PlannedSource::rows).sum();
-        if self.plan.rows() < all {
+        if self.is_limited() {
             observer.say("indexes are built when the whole source is loaded");
             return Ok(());
         }
@@ -392,6 +463,16 @@ impl Prepared {
         observer.indexed(result.is_ok());
         figures.index_time = building.elapsed();
         result
+    }
+
+    /// Whether `--limit` left rows of the sources unread.
+    pub(super) fn is_limited(&self) -> bool {
+        let mut all = 0;
+        let known = self.extents.iter().all(|extent| {
+            all += extent.get().map_or(0, |extent| extent.rows);
+            extent.get().is_some()
+        });
+        !known || self.plan.settings.limit.is_some_and(|limit| limit < all)
     }
 
     async fn build_indexes(

@@ -1,7 +1,7 @@
 //! The wiring: every queue, thread and task of a load is made here.
 //!
 //! ```text
-//!  parts (all of them)     lanes: OS threads                          writers: one connection each
+//!  feeder: parts (lanes)   lanes: OS threads                          writers: one connection each
 //!  ─────▶ crossbeam ─────▶ reader → batcher → partitioner ─┬─▶ blocks (2 × writers) ─▶ BEGIN; COPY; ledger; COMMIT
 //!                          ids (2 requests ahead) ──▲       └─▶ rejects (16 slices) ─▶ one connection
 //! ```
@@ -10,12 +10,15 @@
 //! partitioner until their commit. A queue's length bounds how far stages run apart, never memory.
 
 pub mod counters;
+pub mod feed;
 mod finish;
 pub mod ids;
 pub mod lane;
 pub mod load;
+pub mod opened;
 pub mod plan;
 pub mod preflight;
+mod reading;
 pub mod stop;
 pub mod verdict;
 
@@ -29,6 +32,7 @@ use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use self::counters::Counters;
+use self::feed::{Extents, FeedSource, Feeder};
 use self::ids::IdPool;
 use self::lane::LaneContext;
 use self::plan::LoadPlan;
@@ -42,7 +46,6 @@ use crate::memory::Budget;
 use crate::partition::{HeldBlock, OpenBlocks, Partitioner, Partitions};
 use crate::postgres::{ConnectSettings, Session, SessionOptions};
 use crate::route::Endpoint;
-use crate::source::UnitPart;
 use crate::writer::{TRANSACTION_TIMEOUT, Writer};
 
 /// A block in hand is given so long to commit when the load stops; with an HNSW index present it could take
@@ -61,12 +64,12 @@ pub struct Attempt {
     pub plan: Arc<LoadPlan>,
     /// The run that blocks are recorded under.
     pub run: Run,
-    /// Ledger ids of the plan's sources.
-    pub source_ids: Arc<[i64]>,
+    /// What earlier runs left of each source.
+    pub sources: Vec<FeedSource>,
     /// What earlier runs committed, per source.
     pub coverage: Arc<[Coverage]>,
-    /// Parts of units that are not complete.
-    pub parts: Vec<UnitPart>,
+    /// All of each source, told as it becomes known.
+    pub extents: Extents,
     /// `--max-rejects`, with what earlier runs rejected.
     pub limit: Arc<RejectLimit>,
     /// The books.
@@ -86,17 +89,18 @@ impl Attempt {
         let (endpoint, _) = Endpoint::of(&self.plan.target, &self.plan.copy_columns);
         let label = format!("vecload load {}", self.run.load_id);
 
+        let source_ids: Arc<[i64]> = self.sources.iter().map(|source| source.source_id).collect();
         // Writers first: nothing is read before there is somewhere for it to go.
         let writer_count = self.plan.settings.writers;
         let mut writers = Vec::with_capacity(writer_count);
         for number in 1..=writer_count {
             let session = self.session(&format!("{label} writer {number}")).await?;
-            let ledger = BlockLedger::prepare(&session, self.run, Arc::clone(&self.source_ids)).await?;
+            let ledger = BlockLedger::prepare(&session, self.run, Arc::clone(&source_ids)).await?;
             writers.push(Writer::prepare(session, endpoint.clone(), ledger).await?);
         }
         let ids = match &self.plan.ids {
             Some(ids) => {
-                let rows = self.parts.iter().map(|part| part.rows.end - part.rows.start).sum();
+                let rows = self.plan.rows().unwrap_or(u64::MAX);
                 let session = self.session(&format!("{label} ids")).await?;
                 Some(IdPool::start(session, ids.sequence.clone(), ids.width, rows))
             }
@@ -114,7 +118,7 @@ impl Attempt {
             let (counters, stop) = (Arc::clone(&self.counters), Arc::clone(&stop));
             tasks.push(tokio::spawn(write_blocks(writer, blocks, numbers, counters, stop)));
         }
-        let (load_id, source_ids) = (self.run.load_id, Arc::clone(&self.source_ids));
+        let load_id = self.run.load_id;
         tasks.push(tokio::spawn(write_rejects(
             reject_session,
             load_id,
@@ -125,11 +129,24 @@ impl Attempt {
         // Only writers hold the receiver now: when the last has gone, lanes notice.
         drop(block_receiver);
 
-        let (part_sender, parts) = crossbeam_channel::bounded(self.parts.len());
-        for part in self.parts {
-            part_sender.try_send(part).or_failed(|| "queue the parts of the sources".into())?;
-        }
-        drop(part_sender);
+        let units_session = match self.plan.sources.iter().any(|source| source.extent().is_none()) {
+            true => Some(self.session(&format!("{label} units")).await?),
+            false => None,
+        };
+        let (work_sender, work) = crossbeam_channel::bounded(self.plan.settings.lanes);
+        let feeder = Feeder {
+            plan: Arc::clone(&self.plan),
+            run: Some(self.run),
+            sources: self.sources,
+            coverage: Arc::clone(&self.coverage),
+            extents: self.extents,
+            work: work_sender,
+            lane_memory: budgets.0.clone(),
+            session: units_session,
+            counters: Arc::clone(&self.counters),
+            stop: Arc::clone(&stop),
+            runtime: Handle::current(),
+        };
         let open = Arc::new(OpenBlocks::new(self.plan.partitions(), self.plan.block_bytes()));
         let context = Arc::new(LaneContext {
             partitioner: Partitioner {
@@ -139,7 +156,7 @@ impl Attempt {
             },
             plan: Arc::clone(&self.plan),
             coverage: self.coverage,
-            parts,
+            work,
             open: Arc::clone(&open),
             blocks: block_sender.clone(),
             rejects: reject_sender,
@@ -152,7 +169,8 @@ impl Attempt {
             runtime: Handle::current(),
             open_files: std::sync::Mutex::default(),
         });
-        let lanes = spawn_lanes(&context, self.plan.settings.lanes)?;
+        let mut lanes = spawn_lanes(&context, self.plan.settings.lanes)?;
+        lanes.push(spawn_feeder(feeder)?);
         drop(context);
         join_lanes(lanes, &stop).await?;
 
@@ -198,6 +216,17 @@ fn spawn_lanes(context: &Arc<LaneContext>, count: usize) -> Result<Vec<thread::J
             .or_failed(|| format!("start the thread of lane {number}"))
     };
     (1..=count).map(spawn).collect()
+}
+
+fn spawn_feeder(feeder: Feeder) -> Result<thread::JoinHandle<()>> {
+    thread::Builder::new()
+        .name("feeder".into())
+        .spawn(move || {
+            if let Err(error) = feeder.run() {
+                feeder.stop.because(error);
+            }
+        })
+        .or_failed(|| "start the thread of the feeder".into())
 }
 
 async fn join_lanes(lanes: Vec<thread::JoinHandle<()>>, stop: &Arc<Stop>) -> Result<()> {

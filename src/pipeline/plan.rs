@@ -1,19 +1,25 @@
 //! What a load will do: checked, resolved and unchangeable before anything is written.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::verdict::MaxRejects;
 use crate::batch::Batcher;
 use crate::partition::FieldSource;
 use crate::postgres::catalog::{Sequence, Target};
-use crate::source::UnitPart;
+use crate::ledger::settle::Extent;
 use crate::source::fingerprint::Fingerprint;
 use crate::source::parquet::Projection;
+use crate::source::text::{TextProjection, TextSource};
+use crate::source::{Place, UnitPart};
 
 /// Elements of a batch, in bytes: small enough for a core's cache to hold a batch between its stages, large
 /// enough to amortise a call into each column's reader (`benches/read.rs`).
 const BATCH_BYTES: usize = 1 << 20;
 const BATCH_ROWS_MAX: usize = 4096;
+
+/// The same for text, in bytes of embeddings and of records.
+pub const TEXT_BATCH_BYTES: usize = 512 << 10;
+const TEXT_BATCH_ROWS_MAX: usize = 1024;
 
 /// A block is sealed at this size, if memory allows: large enough to amortise a commit, small enough that
 /// little is lost by a kill and that writers finish together.
@@ -73,28 +79,60 @@ pub struct LoadSettings {
 /// A source that will be read.
 #[derive(Debug)]
 pub struct PlannedSource {
-    /// Where it is.
-    pub path: PathBuf,
+    /// What it is read from.
+    pub place: Place,
+    /// What the ledger calls it.
+    pub name: String,
     /// Its identity.
     pub fingerprint: Fingerprint,
-    /// Rows of each unit.
-    pub unit_rows: Vec<u64>,
-    /// Parts in which the units are read, in order.
-    pub parts: Vec<UnitPart>,
-    /// Columns to read.
-    pub projection: Projection,
+    /// How it is read.
+    pub reading: Reading,
     /// How its rows become the target's.
     pub batcher: Batcher,
     /// What of its mapping shapes its rows.
     pub recipe: serde_json::Value,
-    /// Bytes of the needed columns, as stored.
-    pub stored_bytes: u64,
+}
+
+/// How a source is read.
+#[derive(Debug)]
+pub enum Reading {
+    /// Row groups, known from the footer.
+    Parquet {
+        /// Rows of each row group.
+        unit_rows: Vec<u64>,
+        /// Parts in which they are read, in order.
+        parts: Vec<UnitPart>,
+        /// Columns to read.
+        projection: Projection,
+        /// Bytes of these columns, as stored.
+        stored_bytes: u64,
+    },
+    /// Units that a scan cuts.
+    Text {
+        /// The source.
+        source: Arc<TextSource>,
+        /// Columns to read.
+        projection: Arc<TextProjection>,
+    },
 }
 
 impl PlannedSource {
-    /// All its rows.
-    pub fn rows(&self) -> u64 {
-        self.unit_rows.iter().sum()
+    /// Its units and rows, where they are known before all is read.
+    pub fn extent(&self) -> Option<Extent> {
+        match &self.reading {
+            Reading::Parquet { unit_rows, .. } => {
+                Some(Extent { units: unit_rows.len() as u32, rows: unit_rows.iter().sum(), hash: None })
+            }
+            Reading::Text { .. } => None,
+        }
+    }
+
+    /// Its format in the ledger.
+    pub fn kind(&self) -> &'static str {
+        match &self.reading {
+            Reading::Parquet { .. } => "parquet",
+            Reading::Text { projection, .. } => projection.format.kind(),
+        }
     }
 }
 
@@ -170,10 +208,29 @@ impl LoadPlan {
         (self.block_memory() / blocks).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES)
     }
 
-    /// Rows of all sources, or as many as `--limit` lets through.
-    pub fn rows(&self) -> u64 {
-        let all = self.sources.iter().map(PlannedSource::rows).sum();
-        self.settings.limit.map_or(all, |limit| limit.min(all))
+    /// Rows of all sources, or as many as `--limit` lets through; none while a source's are not known.
+    pub fn rows(&self) -> Option<u64> {
+        let all: Option<u64> = self.sources.iter().map(|source| source.extent().map(|extent| extent.rows)).sum();
+        all.map(|all| self.settings.limit.map_or(all, |limit| limit.min(all)))
+    }
+
+    /// Bytes that are read of all sources, as stored, where that is known.
+    pub fn stored_bytes(&self) -> Option<u64> {
+        self.sources.iter().map(|source| match (&source.reading, &source.place) {
+            (Reading::Parquet { stored_bytes, .. }, _) => Some(*stored_bytes),
+            (Reading::Text { .. }, Place::File(_)) => Some(source.fingerprint.size),
+            (Reading::Text { .. }, _) => None,
+        }).sum()
+    }
+
+    /// Rows per batch of text: text is parsed into a core's cache, beside the floats that come of it.
+    pub fn text_batch_rows(&self) -> usize {
+        (TEXT_BATCH_BYTES / (self.dim * 4).max(1)).clamp(1, TEXT_BATCH_ROWS_MAX)
+    }
+
+    /// Memory of a lane that reads text: the floats and the other columns, as read and as converted.
+    pub fn text_working_bytes(&self) -> usize {
+        self.text_batch_rows() * self.dim * 4 + 3 * TEXT_BATCH_BYTES
     }
 }
 
@@ -181,5 +238,10 @@ impl LoadSettings {
     /// Largest footer that is read: parsed, it takes about forty times its size.
     pub fn footer_bytes_max(&self) -> usize {
         self.memory / 32
+    }
+
+    /// Largest window of compressed text; one source is decompressed at a time.
+    pub fn window_bytes_max(&self) -> usize {
+        self.memory / 4
     }
 }

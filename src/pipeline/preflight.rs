@@ -1,30 +1,23 @@
 //! Before anything is written: all sources opened, all columns mapped, the embedding's dimension compared.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray};
-use arrow::datatypes::{DataType, Field, Fields};
+use arrow::datatypes::{DataType, Field};
 use serde_json::json;
 
-use super::plan::{LoadPlan, LoadSettings, PlannedSource, ReservedIds};
+use super::opened::{OpenedKind, OpenedSource, dimensions};
+use super::plan::{LoadPlan, LoadSettings, PlannedSource, Reading, ReservedIds};
 use crate::batch::convert::{ColumnRejects, Converter};
-use crate::batch::reject::Reason;
 use crate::batch::{Batcher, FilledColumn, Filling, embedding};
-use crate::config::sizes::show_size;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::partition::FieldSource;
 use crate::postgres::catalog::{Target, TargetColumn};
 use crate::postgres::types::TargetType;
-use crate::source::fingerprint::Fingerprint;
-use crate::source::parquet::{ParquetFile, PartReader, Projection};
-
-/// Rows looked at for the embedding's dimension.
-const PEEK_ROWS: usize = 64;
-
-/// What reading takes besides pages, roughly, for a hint.
-const WORKING_BYTES: u64 = 8 << 20;
+use crate::source::Place;
+use crate::source::parquet::{ParquetFile, Projection};
+use crate::source::text::{TextColumn, TextProjection};
 
 /// Sources whose embeddings are looked at: a wrong column or model shows in the first.
 const PEEK_SOURCES: usize = 16;
@@ -39,39 +32,6 @@ pub struct Mapping {
     pub map: BTreeMap<String, String>,
     /// `--set target=value`.
     pub set: BTreeMap<String, String>,
-}
-
-/// A source whose header and footer have been read. The file is closed again and its footer let go: there may
-/// be many files, and a parsed footer takes many times its size.
-#[derive(Debug)]
-pub struct OpenedSource {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Its identity.
-    pub fingerprint: Fingerprint,
-    /// Its top-level columns; text appears as `Binary`.
-    pub fields: Fields,
-    /// Which of them the file calls text.
-    pub text: Vec<bool>,
-    /// Rows of each row group.
-    pub unit_rows: Vec<u64>,
-}
-
-/// Opens all sources.
-pub fn open_sources(paths: Vec<PathBuf>, footer_bytes_max: usize) -> Result<Vec<OpenedSource>> {
-    let open = |path: PathBuf| {
-        let file = ParquetFile::open(&path, footer_bytes_max)?;
-        let fingerprint = Fingerprint::of(file.file()).map_err(|error| error.with_kind(Kind::Refused))?;
-        let text = (0..file.fields().len()).map(|column| file.is_text(column)).collect();
-        Ok(OpenedSource {
-            path,
-            fingerprint,
-            fields: file.fields().clone(),
-            text,
-            unit_rows: file.row_group_rows(),
-        })
-    };
-    paths.into_iter().map(open).collect()
 }
 
 /// The dimension of the sources' embeddings, for a table that is to be created.
@@ -110,7 +70,7 @@ pub fn plan(
         {
             return Err(Error::refused(format!(
                 "{}: column \"{}\" has embeddings of {first} dimensions, and {}.{} is {}",
-                source.path.display(),
+                source.place,
                 source.fields[column].name(),
                 target.name,
                 embedding_name,
@@ -191,7 +151,7 @@ impl SourceContext<'_> {
         if !embedding::readable(embedding_field.data_type()) {
             return Err(Error::refused(format!(
                 "{}: column \"{}\" has the type {}, which holds no embedding",
-                source.path.display(),
+                source.place,
                 embedding_field.name(),
                 embedding_field.data_type()
             ))
@@ -216,7 +176,7 @@ impl SourceContext<'_> {
                         .ok_or_else(|| unmapped(source, &target.name, &target.type_name))?;
                     let field = &source.fields[column];
                     let converter = Converter::bind(field, source.text[column], target_type).map_err(|error| {
-                        let (path, name) = (source.path.display(), &target.name);
+                        let (path, name) = (&source.place, &target.name);
                         Error::refused(format!("{path}: {error} (column {name} of {})", self.target.name)).hint(format!(
                             "map another column: --map {name}=COLUMN, or leave it out by renaming it in the source"
                         ))
@@ -228,14 +188,14 @@ impl SourceContext<'_> {
             };
             columns.push(FilledColumn { name: target.name.clone(), not_null: target.not_null, filling });
         }
+        let reading = self.reading(index, source, projection, scalars, &columns)?;
         // Slices speak of its hashes: another channel column would give them another meaning.
         let channel_name = channel;
         let channel = channel.and_then(|channel| columns.iter().position(|column| column.name == channel));
-        let unit_rows = source.unit_rows.clone();
-        let file = ParquetFile::open(&source.path, usize::MAX)?;
-        let units = 0..unit_rows.len() as u32;
-        let stored_bytes = units.clone().map(|unit| file.stored_bytes(unit, &projection)).sum();
-        let parts = units.flat_map(|unit| file.parts(index, unit, &projection)).collect();
+        let mut whole = json!({ "columns": recipe, "id_column": ids.map(|ids| &ids.column), "channel": channel_name });
+        if let OpenedKind::Text(text) = &source.kind {
+            whole["format"] = text.format.recipe();
+        }
         Ok(PlannedSource {
             batcher: Batcher {
                 columns,
@@ -243,14 +203,58 @@ impl SourceContext<'_> {
                 half: self.half,
                 channel,
             },
-            recipe: json!({ "columns": recipe, "id_column": ids.map(|ids| &ids.column), "channel": channel_name }),
-            path: source.path.clone(),
+            recipe: whole,
+            place: source.place.clone(),
+            name: source.name.clone(),
             fingerprint: source.fingerprint.clone(),
-            unit_rows,
-            parts,
-            projection,
-            stored_bytes,
+            reading,
         })
+    }
+
+    fn reading(
+        &self,
+        index: usize,
+        source: &OpenedSource,
+        projection: Projection,
+        scalars: &[&TargetColumn],
+        columns: &[FilledColumn],
+    ) -> Result<Reading> {
+        match (&source.kind, &source.place) {
+            (OpenedKind::Parquet(unit_rows), Place::File(path)) => {
+                let file = ParquetFile::open(path, usize::MAX)?;
+                let units = 0..unit_rows.len() as u32;
+                let stored_bytes = units.clone().map(|unit| file.stored_bytes(unit, &projection)).sum();
+                let parts = units.flat_map(|unit| file.parts(index, unit, &projection)).collect();
+                Ok(Reading::Parquet { unit_rows: unit_rows.clone(), parts, projection, stored_bytes })
+            }
+            (OpenedKind::Text(text), _) => {
+                // In the order of the projection, which is that of the scalars that a column fills.
+                let filled = scalars.iter().zip(columns);
+                let from_columns = filled.filter(|(_, column)| matches!(column.filling, Filling::Column(..)));
+                let keeps_empty = from_columns.map(|(target, _)| {
+                    matches!(target.target_type, Some(TargetType::Text | TargetType::Varchar(_)))
+                });
+                let text_column =
+                    |(index, keeps_empty): (&usize, bool)| TextColumn { index: *index, empty_is_null: !keeps_empty };
+                let is_read = |name: &str| {
+                    name == self.embedding_name || columns.iter().any(|column| column.name == name)
+                };
+                let unread = self.target.columns.iter().filter(|column| !is_read(&column.name));
+                let names: Vec<String> = source.fields.iter().map(|field| field.name().clone()).collect();
+                let unexpected = unread.map(|column| column.name.clone()).filter(|name| !names.contains(name));
+                Ok(Reading::Text {
+                    projection: Arc::new(TextProjection {
+                        format: text.format.clone(),
+                        unexpected: unexpected.collect(),
+                        names,
+                        embedding: projection.embedding,
+                        columns: projection.columns.iter().zip(keeps_empty).map(text_column).collect(),
+                    }),
+                    source: Arc::clone(text),
+                })
+            }
+            _ => Err(Error::bug("Parquet that is no file")),
+        }
     }
 }
 
@@ -308,7 +312,7 @@ fn source_column(source: &OpenedSource, target: &str, mapping: &Mapping) -> Resu
         let mut found = (0..fields.len()).filter(|index| fields[*index].name() == name);
         match (found.next(), found.next()) {
             (Some(_), Some(_)) => {
-                Err(Error::refused(format!("{} has two columns named \"{name}\"", source.path.display()))
+                Err(Error::refused(format!("{} has two columns named \"{name}\"", source.place))
                     .hint("write the file with one of them renamed"))
             }
             (first, _) => Ok(first),
@@ -319,7 +323,7 @@ fn source_column(source: &OpenedSource, target: &str, mapping: &Mapping) -> Resu
             Some(column) => Ok(Some(column)),
             None => Err(Error::refused(format!(
                 "--map {target}={name}: {} has no such column",
-                source.path.display()
+                source.place
             ))
             .hint(format!("its columns are {}", source_names(source)))),
         };
@@ -388,9 +392,9 @@ fn is_filled(column: &TargetColumn, sources: &[OpenedSource], mapping: &Mapping)
         (Some(_), None) => Ok(true),
         (Some(with), Some(without)) => Err(Error::refused(format!(
             "{} has a column for {}, and {} has none",
-            with.path.display(),
+            with.place,
             column.name,
-            without.path.display()
+            without.place
         ))
         .hint("load files of different columns with separate commands, or give the missing one with --set")),
         (None, Some(source)) if column.not_null && !column.has_default => {
@@ -403,7 +407,7 @@ fn is_filled(column: &TargetColumn, sources: &[OpenedSource], mapping: &Mapping)
 fn unmapped(source: &OpenedSource, name: &str, type_name: &str) -> Error {
     Error::refused(format!(
         "{} has no column for {name} ({type_name}); its columns are {}",
-        source.path.display(),
+        source.place,
         source_names(source)
     ))
     .hint(match type_name.contains("vec") {
@@ -441,52 +445,4 @@ fn constant(name: &str, value: &str, target_type: &TargetType) -> Result<Vec<u8>
     let mut out = Vec::new();
     cells.put(0, &mut out);
     Ok(out)
-}
-
-/// Dimensions of the first embeddings of a source; of `--memory`, half is for reading.
-fn dimensions(source: &OpenedSource, column: usize, memory: usize) -> Result<Vec<usize>> {
-    let projection = Projection { embedding: column, columns: Vec::new() };
-    if !embedding::readable(source.fields[column].data_type()) {
-        return Ok(Vec::new());
-    }
-    for (unit, rows) in source.unit_rows.iter().copied().enumerate() {
-        if rows == 0 {
-            continue;
-        }
-        let file = Arc::new(ParquetFile::open(&source.path, usize::MAX)?);
-        // Checks what the pages claim before they are decompressed.
-        let refuse = |error: Error| error.with_kind(Kind::Refused);
-        let needed = file.page_bytes(unit as u32, &projection).map_err(refuse)?.total;
-        if needed > (memory / 2) as u64 {
-            return Err(Error::refused(format!(
-                "{}, row group {unit}: the pages of column \"{}\" need {} of memory at a time, and --memory leaves {}",
-                source.path.display(),
-                source.fields[column].name(),
-                show_size(needed),
-                show_size((memory / 2) as u64)
-            ))
-            .hint(format!("give --memory {}MiB or more", needed.saturating_add(WORKING_BYTES).div_ceil(1 << 19))));
-        }
-        let Some(part) = file.parts(0, unit as u32, &projection).into_iter().next() else {
-            continue;
-        };
-        // Asked for no dimension, every readable embedding is a fault that tells its own.
-        let mut reader = PartReader::open(file, part, projection.clone(), PEEK_ROWS, 0).map_err(refuse)?;
-        let Some(batch) = reader.next_batch().map_err(refuse)? else {
-            continue;
-        };
-        let found: Vec<usize> = batch
-            .embeddings
-            .faults
-            .iter()
-            .filter_map(|(_, reason, _)| match reason {
-                Reason::Dimension { found, .. } if *found > 0 => Some(*found),
-                _ => None,
-            })
-            .collect();
-        if !found.is_empty() {
-            return Ok(found);
-        }
-    }
-    Ok(Vec::new())
 }

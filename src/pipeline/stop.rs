@@ -1,17 +1,31 @@
 //! How a load ends early: the first error decides, and every stage hears of it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::error::Error;
 use crate::memory::Budget;
+use crate::source::text::Stopping;
+
+/// Set when a load stops. It is there before the load: standard input is opened first, and a wait for its other
+/// end looks at it.
+#[derive(Debug, Default, Clone)]
+pub struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    /// As an input asks for it.
+    pub fn asked(&self) -> Stopping {
+        let flag = Arc::clone(&self.0);
+        Arc::new(move || flag.load(Ordering::Acquire))
+    }
+}
 
 /// Shared by all stages of an attempt.
 #[derive(Debug)]
 pub struct Stop {
-    stopped: AtomicBool,
+    stopped: Arc<AtomicBool>,
     first: Mutex<Option<Error>>,
     budgets: Vec<Budget>,
     notify: Notify,
@@ -19,8 +33,8 @@ pub struct Stop {
 
 impl Stop {
     /// Nothing has happened yet; stopping closes these budgets, so that nobody waits for memory.
-    pub fn new(budgets: Vec<Budget>) -> Self {
-        Self { stopped: AtomicBool::new(false), first: Mutex::new(None), budgets, notify: Notify::new() }
+    pub fn new(budgets: Vec<Budget>, flag: &StopFlag) -> Self {
+        Self { stopped: Arc::clone(&flag.0), first: Mutex::new(None), budgets, notify: Notify::new() }
     }
 
     /// Stops everything for this reason, unless there was one before.

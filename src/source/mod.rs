@@ -3,12 +3,37 @@
 pub mod discover;
 pub mod fingerprint;
 pub mod parquet;
+pub mod text;
 
+use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use arrow::array::RecordBatch;
 
+use self::text::Position;
 use crate::batch::reject::Reason;
+
+/// What a source is read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A file.
+    File(PathBuf),
+    /// Standard input.
+    Stdin,
+    /// Nowhere: rows are made.
+    Synthetic,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Stdin => f.write_str("standard input"),
+            Self::Synthetic => f.write_str("synthetic rows"),
+        }
+    }
+}
 
 /// Where rows come from; stable across runs, whatever the batch sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +68,10 @@ pub struct SourceBatch {
     pub embeddings: Embeddings,
     /// The other columns that are needed, in the order of the source's projection.
     pub columns: RecordBatch,
+    /// Rows that could not be taken apart, ascending; their embeddings are faults and their columns null.
+    pub malformed: Vec<(usize, Reason, String)>,
+    /// Where each row begins, in sources of text; else empty.
+    pub positions: Vec<Position>,
 }
 
 /// Embeddings of a batch: `dim` floats for each row that has no fault, one row after another.

@@ -145,7 +145,8 @@ impl PartReader {
         let columns = batch.project(&self.places);
         let columns = columns.map_err(|error| Error::bug("put a batch together").because(error))?;
         self.position += rows as u64;
-        Ok(Some(SourceBatch { origin, rows, embeddings, columns }))
+        let (malformed, positions) = (Vec::new(), Vec::new());
+        Ok(Some(SourceBatch { origin, rows, embeddings, columns, malformed, positions }))
     }
 
     /// Whether the row group ends where the footer says; asked before its last rows are handed on.

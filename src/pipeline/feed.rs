@@ -1,0 +1,300 @@
+//! The feeder: one thread that hands parts of the sources to the lanes, in source order.
+//!
+//! Parts of Parquet are known beforehand; text is scanned here, and its units carry their records with them.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use tokio::runtime::Handle;
+
+use super::counters::Counters;
+use super::plan::{LoadPlan, PlannedSource, Reading};
+use super::stop::Stop;
+use crate::config::sizes::show_size;
+use crate::error::{Error, Result};
+use crate::ledger::blocks::Run;
+use crate::ledger::coverage::Coverage;
+use crate::ledger::settle::Extent;
+use crate::ledger::units::{KnownUnits, record_unit};
+use crate::memory::{Budget, Denied, Reservation};
+use crate::postgres::Session;
+use crate::source::fingerprint::Fingerprint;
+use crate::source::parquet::PositionedFile;
+use crate::source::text::input::Compression;
+use crate::source::text::scanner::UNIT_BYTES;
+use crate::source::text::{Scanner, TextPart, TextSource, TextUnit, UnitMemory};
+use crate::source::{Place, UnitPart};
+
+/// Bytes of a unit that one lane takes at a time, so that lanes share a unit.
+const PART_BYTES: u64 = 2 << 20;
+
+/// A unit of short records takes more memory than its bytes, for the places where fields end.
+const UNIT_MEMORY: usize = UNIT_BYTES as usize * 5 / 4;
+
+/// A wait for memory looks again now and then: units that are given back hold memory that is to be let go.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What a lane is given.
+#[derive(Debug)]
+pub enum Work {
+    /// A part that the lane reads from its file.
+    Part(UnitPart),
+    /// Records in memory.
+    Text(TextPart),
+}
+
+/// All of each source, as far as it is known by now.
+pub type Extents = Arc<[OnceLock<Extent>]>;
+
+/// What the feeder knows of a source from earlier runs.
+#[derive(Debug, Clone)]
+pub struct FeedSource {
+    /// Its id in the ledger.
+    pub source_id: i64,
+    /// Whether all its rows are in.
+    pub is_complete: bool,
+    /// Its units, where a scan cuts them.
+    pub units: KnownUnits,
+}
+
+/// Feeds the lanes of one attempt.
+pub struct Feeder {
+    /// The plan.
+    pub plan: Arc<LoadPlan>,
+    /// The run that units are recorded under; none where all is loaded already and only compared.
+    pub run: Option<Run>,
+    /// What earlier runs left of each source.
+    pub sources: Vec<FeedSource>,
+    /// What they committed of each.
+    pub coverage: Arc<[Coverage]>,
+    /// Told here once a source has been read to its end.
+    pub extents: Extents,
+    /// To the lanes.
+    pub work: Sender<Work>,
+    /// Memory of what lanes read.
+    pub lane_memory: Budget,
+    /// A session for the ledger, where a source is text.
+    pub session: Option<Session>,
+    /// The books.
+    pub counters: Arc<Counters>,
+    /// The end, if it comes early.
+    pub stop: Arc<Stop>,
+    /// The runtime that the session lives in.
+    pub runtime: Handle,
+}
+
+impl Feeder {
+    /// Hands out all that is left to read, as far as `--limit` goes.
+    pub fn run(&self) -> Result<()> {
+        let mut left = self.plan.settings.limit.unwrap_or(u64::MAX);
+        for (index, source) in self.plan.sources.iter().enumerate() {
+            match &source.reading {
+                Reading::Parquet { unit_rows, parts, .. } => {
+                    let rows = |unit: u32| unit_rows[unit as usize];
+                    left = self.hand_out(index, parts, rows, left)?;
+                }
+                Reading::Text { source: text, .. } => left = self.scan(index, source, text, left)?,
+            }
+            if self.stop.is_stopping() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_out(
+        &self,
+        source: usize,
+        parts: &[UnitPart],
+        unit_rows: impl Fn(u32) -> u64,
+        mut left: u64,
+    ) -> Result<u64> {
+        let known = &self.sources[source];
+        for part in parts {
+            let rows = left.min(part.rows.end - part.rows.start);
+            left -= rows;
+            let is_done =
+                known.is_complete || self.coverage[source].is_complete(part.unit, unit_rows(part.unit));
+            if rows > 0 && !is_done {
+                let rows = part.rows.start..part.rows.start + rows;
+                if !self.send(Work::Part(UnitPart { rows, ..part.clone() })) {
+                    break;
+                }
+            }
+        }
+        Ok(left)
+    }
+
+    /// Scans a source of text; gives what `--limit` leaves after it.
+    fn scan(&self, index: usize, source: &PlannedSource, text: &TextSource, mut left: u64) -> Result<u64> {
+        let known = &self.sources[index];
+        // A stream without end must not be waited for; one that was read before is compared.
+        if left == 0 || known.is_complete && text.place != Place::Stdin {
+            return Ok(left.saturating_sub(self.extents[index].get().map_or(0, |extent| extent.rows)));
+        }
+        let mut scanner = text.scanner()?;
+        let Some(_working) = self.working_memory(&scanner)? else { return Ok(left) };
+        let (mut units, mut rows) = (0, 0);
+        let ended = loop {
+            if left == 0 {
+                break false;
+            }
+            let Some(unit) = self.next_unit(&mut scanner)? else { break !self.stop.is_stopping() };
+            self.compare(index, &unit)?;
+            units += 1;
+            rows += unit.rows();
+            let (is_last, taken) = (unit.is_last, left.min(unit.rows()));
+            left -= taken;
+            if !self.coverage[index].is_complete(unit.unit, unit.rows()) && !self.send_unit(index, unit, taken) {
+                break false;
+            }
+            if is_last {
+                break true;
+            }
+        };
+        if ended {
+            self.note_end(index, source, &scanner, units, rows)?;
+        }
+        Ok(left)
+    }
+
+    fn next_unit(&self, scanner: &mut Scanner) -> Result<Option<TextUnit>> {
+        let (started, stored) = (Instant::now(), scanner.input().stored().bytes());
+        let waited = self.counters.read.totals().wait;
+        let unit = scanner.next_unit(self)?;
+        // Lanes wait in this stage too; what is left is at most what the scan took.
+        let waiting = self.counters.read.totals().wait.saturating_sub(waited);
+        let read = scanner.input().stored().bytes() - stored;
+        self.counters.read.worked(0, read, started.elapsed().saturating_sub(waiting));
+        Ok(unit)
+    }
+
+    /// Compares a unit with what an earlier run read, or records it.
+    fn compare(&self, index: usize, unit: &TextUnit) -> Result<()> {
+        let known = &self.sources[index];
+        let Some(before) = known.units.get(&unit.unit) else {
+            if known.is_complete {
+                return Err(self.changed(index, unit, "it has more units than then"));
+            }
+            let (Some(session), Some(run)) = (&self.session, self.run) else {
+                return Err(Error::bug("a unit can't be recorded outside a run"));
+            };
+            return self.runtime.block_on(record_unit(session, run, known.source_id, unit));
+        };
+        match before.hash == unit.hash && before.rows == unit.rows() {
+            true => Ok(()),
+            false => Err(self.changed(index, unit, "this unit differs")),
+        }
+    }
+
+    fn changed(&self, index: usize, unit: &TextUnit, how: &str) -> Error {
+        let source = &self.plan.sources[index];
+        let hint = match source.place {
+            Place::Stdin => {
+                "give the same bytes as then, or another --name for other rows; or take back what was loaded: \
+                 vecload loads undo"
+            }
+            _ => "put the old file back, or take back what was loaded: vecload loads undo",
+        };
+        Error::failed(format!(
+            "{} is not what earlier runs read: {how} (unit {}, from byte {}, line {})",
+            source.place, unit.unit, unit.start.byte, unit.start.line
+        ))
+        .hint(hint)
+    }
+
+    /// Hands a unit out in parts; false when the load is stopping.
+    fn send_unit(&self, index: usize, unit: TextUnit, rows: u64) -> bool {
+        let unit = Arc::new(unit);
+        let parts = (unit.bytes() / PART_BYTES).clamp(1, unit.rows().max(1));
+        let part_rows = unit.rows().div_ceil(parts).max(1);
+        let mut from = 0;
+        while from < rows {
+            let to = rows.min(from + part_rows);
+            if !self.send(Work::Text(TextPart { source: index, unit: Arc::clone(&unit), rows: from..to })) {
+                return false;
+            }
+            from = to;
+        }
+        true
+    }
+
+    /// Notes what a source is in all; a file must be what it was when it was opened.
+    fn note_end(&self, index: usize, source: &PlannedSource, scanner: &Scanner, units: u32, rows: u64) -> Result<()> {
+        let stored = scanner.input().stored();
+        if let Place::File(path) = &source.place {
+            let now = PositionedFile::open(path).and_then(|file| Fingerprint::of(&file));
+            if now.ok().as_ref() != Some(&source.fingerprint) || stored.bytes() != source.fingerprint.size {
+                return Err(Error::failed(format!("{} changed while it was being loaded", source.place)).hint(
+                    "rows already loaded stay; put the old file back and run again, or take them back: vecload loads \
+                     undo",
+                ));
+            }
+        }
+        let extent = Extent { units, rows, hash: Some(stored.hash()) };
+        if self.extents[index].get_or_init(|| extent.clone()).rows != rows {
+            return Err(Error::failed(format!(
+                "{} is not what earlier runs read: it has {rows} records now",
+                source.place
+            ))
+            .hint("give the same bytes as then, or another --name for other rows"));
+        }
+        Ok(())
+    }
+
+    /// What lanes take while they read text, and the window of a decompressor.
+    fn working_memory(&self, scanner: &Scanner) -> Result<Option<Reservation>> {
+        let window = match scanner.input().compression() {
+            Compression::Zstd => self.plan.settings.window_bytes_max(),
+            _ => 0,
+        };
+        let lanes = self.plan.settings.lanes;
+        let bytes = lanes * self.plan.text_working_bytes() + window;
+        if bytes + UNIT_MEMORY > self.lane_memory.total() {
+            return Err(Error::failed(format!(
+                "{}: {lanes} lanes that read text need {} of memory, and --memory leaves {}",
+                scanner.input().place(),
+                show_size((bytes + UNIT_MEMORY) as u64),
+                show_size(self.lane_memory.total() as u64)
+            ))
+            .hint(format!(
+                "give --memory {}MiB or more, or fewer --lanes",
+                ((bytes + UNIT_MEMORY) * 2).div_ceil(1 << 20)
+            )));
+        }
+        self.reserve(bytes, &|| {})
+    }
+
+    /// False when the lanes have gone.
+    fn send(&self, work: Work) -> bool {
+        self.work.send(work).is_ok()
+    }
+}
+
+impl UnitMemory for Feeder {
+    fn total(&self) -> usize {
+        let working = self.plan.settings.lanes * self.plan.text_working_bytes();
+        self.lane_memory.total().saturating_sub(working)
+    }
+
+    fn reserve(&self, bytes: usize, make_room: &dyn Fn()) -> Result<Option<Reservation>> {
+        if let Some(held) = self.lane_memory.try_reserve(bytes) {
+            return Ok(Some(held));
+        }
+        let started = Instant::now();
+        let outcome = loop {
+            make_room();
+            // The timer is made inside the runtime.
+            let wait = async { tokio::time::timeout(LOOK_AGAIN, self.lane_memory.reserve(bytes)).await };
+            match self.runtime.block_on(wait) {
+                Ok(Ok(held)) => break Ok(Some(held)),
+                Ok(Err(Denied::Closed)) => break Ok(None),
+                Ok(Err(Denied::TooLarge)) => break Err(Error::bug("more memory asked for than there is")),
+                Err(_elapsed) => {}
+            }
+        };
+        self.counters.read.waited(started.elapsed());
+        outcome
+    }
+}

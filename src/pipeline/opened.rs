@@ -1,0 +1,221 @@
+//! Sources that have been opened: what their headers and footers tell, before a target is known.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arrow::datatypes::{DataType, Field, Fields};
+
+use super::plan::LoadSettings;
+use super::stop::StopFlag;
+use crate::batch::embedding;
+use crate::batch::reject::Reason;
+use crate::config::sizes::show_size;
+use crate::error::{Error, Kind, Result};
+use crate::source::discover::SourceFormat;
+use crate::source::fingerprint::Fingerprint;
+use crate::source::parquet::{ParquetFile, PartReader, PositionedFile, Projection};
+use crate::source::text::{TextFormat, TextOptions, TextSource};
+use crate::source::{Embeddings, Place};
+
+/// Rows looked at for the embedding's dimension.
+const PEEK_ROWS: usize = 64;
+
+/// What reading takes besides pages, roughly, for a hint.
+const WORKING_BYTES: u64 = 8 << 20;
+
+/// A source whose header and footer have been read. Files are closed again and footers let go: there may be
+/// many files, and a parsed footer takes many times its size.
+#[derive(Debug)]
+pub struct OpenedSource {
+    /// What it is read from.
+    pub place: Place,
+    /// What the ledger calls it.
+    pub name: String,
+    /// Its identity.
+    pub fingerprint: Fingerprint,
+    /// Its top-level columns; text appears as `Binary`.
+    pub fields: Fields,
+    /// Which of them the source calls text.
+    pub text: Vec<bool>,
+    /// What else is known of it.
+    pub kind: OpenedKind,
+}
+
+/// What a kind of source tells when it is opened.
+#[derive(Debug)]
+pub enum OpenedKind {
+    /// Parquet: rows of each row group.
+    Parquet(Vec<u64>),
+    /// Text, whose records are counted as they are read.
+    Text(Arc<TextSource>),
+}
+
+/// What sources are and how they are read, as the user says it.
+#[derive(Debug, Clone, Default)]
+pub struct SourceOptions {
+    /// `--format`.
+    pub format: Option<SourceFormat>,
+    /// How text is read.
+    pub text: TextOptions,
+    /// `--name`, by which standard input is known again.
+    pub name: Option<String>,
+    /// Columns that `--map` names: in JSON Lines a key may come late.
+    pub mapped: Vec<String>,
+}
+
+/// Opens all sources.
+pub fn open_sources(
+    places: Vec<Place>,
+    options: &SourceOptions,
+    settings: &LoadSettings,
+    stop: &StopFlag,
+) -> Result<Vec<OpenedSource>> {
+    let open = |place: Place| match &place {
+        Place::File(path) if is_parquet(path, options)? => open_parquet(path, settings.footer_bytes_max()),
+        _ => open_text(place, options, settings, stop),
+    };
+    places.into_iter().map(open).collect()
+}
+
+/// Whether a file is Parquet: by `--format`, by its name, by its first bytes.
+fn is_parquet(path: &Path, options: &SourceOptions) -> Result<bool> {
+    match options.format.or(SourceFormat::of_name(path)) {
+        Some(format) => Ok(format == SourceFormat::Parquet),
+        None => {
+            let head = PositionedFile::open(path)?.read_up_to(4, 0);
+            Ok(head.is_ok_and(|head| head == b"PAR1" || head == b"PARE"))
+        }
+    }
+}
+
+fn open_parquet(path: &Path, footer_bytes_max: usize) -> Result<OpenedSource> {
+    let file = ParquetFile::open(path, footer_bytes_max)?;
+    let fingerprint = Fingerprint::of(file.file()).map_err(|error| error.with_kind(Kind::Refused))?;
+    Ok(OpenedSource {
+        place: Place::File(path.into()),
+        name: absolute_name(path),
+        fingerprint,
+        fields: file.fields().clone(),
+        text: (0..file.fields().len()).map(|column| file.is_text(column)).collect(),
+        kind: OpenedKind::Parquet(file.row_group_rows()),
+    })
+}
+
+fn open_text(
+    place: Place,
+    options: &SourceOptions,
+    settings: &LoadSettings,
+    stop: &StopFlag,
+) -> Result<OpenedSource> {
+    let (name, fingerprint, by_name) = match &place {
+        Place::File(path) => {
+            let file = PositionedFile::open(path)?;
+            let fingerprint = Fingerprint::of(&file).map_err(|error| error.with_kind(Kind::Refused))?;
+            (absolute_name(path), fingerprint, SourceFormat::of_name(path))
+        }
+        _ => {
+            let content = match &options.name {
+                Some(name) => format!("standard input {name}"),
+                // Known to no other run.
+                None => {
+                    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                    format!("standard input of process {} at {}", std::process::id(), since.as_nanos())
+                }
+            };
+            (place.to_string(), Fingerprint { content, size: 0, modified_nanos: 0 }, None)
+        }
+    };
+    let source = TextSource::open(
+        place.clone(),
+        options.format.or(by_name),
+        &options.text,
+        settings.window_bytes_max(),
+        stop.asked(),
+    )?;
+    let mut names = source.columns.clone();
+    if source.format == TextFormat::JsonLines {
+        let late = options.mapped.iter().filter(|mapped| !source.columns.contains(mapped));
+        names.extend(late.cloned());
+    }
+    Ok(OpenedSource {
+        place,
+        name,
+        fingerprint,
+        text: vec![true; names.len()],
+        fields: names.into_iter().map(|name| Field::new(name, DataType::Binary, true)).collect(),
+        kind: OpenedKind::Text(Arc::new(source)),
+    })
+}
+
+/// The path that names a source in the ledger: absolute, so that it means the same from everywhere.
+fn absolute_name(path: &Path) -> String {
+    path.canonicalize().unwrap_or_else(|_| PathBuf::from(path)).display().to_string()
+}
+
+/// Dimensions of the first embeddings of a source; of `--memory`, half is for reading.
+pub(super) fn dimensions(source: &OpenedSource, column: usize, memory: usize) -> Result<Vec<usize>> {
+    let unit_rows = match (&source.kind, &source.place) {
+        (OpenedKind::Parquet(unit_rows), Place::File(path)) => (unit_rows, path),
+        (OpenedKind::Text(text), _) => return text_dimensions(text, column),
+        _ => return Err(Error::bug("Parquet that is no file")),
+    };
+    let projection = Projection { embedding: column, columns: Vec::new() };
+    if !embedding::readable(source.fields[column].data_type()) {
+        return Ok(Vec::new());
+    }
+    let (unit_rows, path) = unit_rows;
+    for (unit, rows) in unit_rows.iter().copied().enumerate() {
+        if rows == 0 {
+            continue;
+        }
+        let file = Arc::new(ParquetFile::open(path, usize::MAX)?);
+        // Checks what the pages claim before they are decompressed.
+        let refuse = |error: Error| error.with_kind(Kind::Refused);
+        let needed = file.page_bytes(unit as u32, &projection).map_err(refuse)?.total;
+        if needed > (memory / 2) as u64 {
+            return Err(Error::refused(format!(
+                "{}, row group {unit}: the pages of column \"{}\" need {} of memory at a time, and --memory leaves {}",
+                source.place,
+                source.fields[column].name(),
+                show_size(needed),
+                show_size((memory / 2) as u64)
+            ))
+            .hint(format!("give --memory {}MiB or more", needed.saturating_add(WORKING_BYTES).div_ceil(1 << 19))));
+        }
+        let Some(part) = file.parts(0, unit as u32, &projection).into_iter().next() else {
+            continue;
+        };
+        // Asked for no dimension, every readable embedding is a fault that tells its own.
+        let mut reader = PartReader::open(file, part, projection.clone(), PEEK_ROWS, 0).map_err(refuse)?;
+        let Some(batch) = reader.next_batch().map_err(refuse)? else {
+            continue;
+        };
+        let found = told(&batch.embeddings);
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn text_dimensions(source: &TextSource, column: usize) -> Result<Vec<usize>> {
+    // A key that `--map` names may not have come yet.
+    if column >= source.columns.len() {
+        return Ok(Vec::new());
+    }
+    let mut embeddings = Embeddings::default();
+    for (row, value) in source.first_values(column, PEEK_ROWS)?.iter().enumerate() {
+        embeddings.push_row(row, |out| embedding::read_text(value, out), String::new);
+    }
+    Ok(told(&embeddings))
+}
+
+/// The dimensions that faults tell of embeddings of which none was expected.
+fn told(embeddings: &Embeddings) -> Vec<usize> {
+    let dimension = |reason: &Reason| match reason {
+        Reason::Dimension { found, .. } if *found > 0 => Some(*found),
+        _ => None,
+    };
+    embeddings.faults.iter().filter_map(|(_, reason, _)| dimension(reason)).collect()
+}

@@ -1,0 +1,206 @@
+//! The bytes of a source of text: from a file or standard input, decompressed.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Cursor, Read};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::error::{Context, Error, Result};
+use crate::source::Place;
+
+/// How often a wait for standard input looks whether the load is stopping.
+const STOP_LOOK_MILLIS: u16 = 100;
+
+/// The first bytes tell how a source is compressed.
+const MAGIC_BYTES: usize = 6;
+
+/// Asked whether the load is stopping.
+pub type Stopping = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// How a source is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip, of one member or more.
+    Gzip,
+    /// Zstandard, of one frame or more.
+    Zstd,
+}
+
+/// What of a source has been read as it is stored.
+#[derive(Default)]
+pub struct Stored {
+    bytes: AtomicU64,
+    hasher: Mutex<Xxh3>,
+}
+
+impl Stored {
+    /// Bytes read so far, as stored.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Hash of the bytes read so far, in hexadecimal.
+    pub fn hash(&self) -> String {
+        format!("{:032x}", self.hasher.lock().unwrap_or_else(PoisonError::into_inner).digest128())
+    }
+}
+
+/// Decompressed bytes, in order.
+pub struct TextInput {
+    reader: Box<dyn Read + Send>,
+    place: Place,
+    compression: Compression,
+    stored: Arc<Stored>,
+}
+
+impl TextInput {
+    /// Opens a source; a Zstandard window may take `window_bytes_max`.
+    pub fn open(place: &Place, window_bytes_max: usize, stopping: Stopping) -> Result<Self> {
+        let raw: Box<dyn Read + Send> = match place {
+            Place::File(path) => {
+                Box::new(File::open(path).or_refused(|| format!("open {}", path.display()))?)
+            }
+            Place::Stdin => {
+                let stdin = io::stdin().as_fd().try_clone_to_owned();
+                let stdin = stdin.or_refused(|| "open standard input".into())?;
+                Box::new(Waiting { file: File::from(stdin), stopping })
+            }
+            Place::Synthetic => return Err(Error::bug("synthetic rows are read as text")),
+        };
+        let stored = Arc::new(Stored::default());
+        let mut raw = Counted { raw, stored: Arc::clone(&stored) };
+        let mut magic = Vec::with_capacity(MAGIC_BYTES);
+        let read = (&mut raw).take(MAGIC_BYTES as u64).read_to_end(&mut magic);
+        read.or_refused(|| format!("read {place}"))?;
+        let other = |kind: &str, command: &str| {
+            Err(Error::refused(format!("{place} is {kind}, which vecload does not read"))
+                .hint(format!("decompress it on the way: {command} | vecload load -")))
+        };
+        let compression = match magic[..] {
+            [0x1f, 0x8b, ..] => Compression::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => return other("bzip2-compressed", "bzip2 -dc FILE"),
+            [0xfd, b'7', b'z', b'X', b'Z', 0] => return other("xz-compressed", "xz -dc FILE"),
+            [0x04, 0x22, 0x4d, 0x18, ..] => return other("lz4-compressed", "lz4 -dc FILE"),
+            [b'P', b'K', 3, 4, ..] => return other("a zip archive", "unzip -p FILE"),
+            _ => Compression::None,
+        };
+        let raw = Cursor::new(magic).chain(raw);
+        let reader: Box<dyn Read + Send> = match compression {
+            Compression::None => Box::new(raw),
+            Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(raw)),
+            Compression::Zstd => {
+                let mut decoder =
+                    zstd::stream::read::Decoder::new(raw).or_refused(|| format!("read {place}"))?;
+                // A frame asks for memory of its window; what it may ask for is part of --memory.
+                let window = window_bytes_max.max(1 << 20).ilog2().min(31);
+                decoder.window_log_max(window).or_refused(|| format!("read {place}"))?;
+                Box::new(decoder)
+            }
+        };
+        Ok(Self { reader, place: place.clone(), compression, stored })
+    }
+
+    /// Puts bytes that were read already in front again.
+    pub fn again(self, read: Vec<u8>) -> Self {
+        Self { reader: Box::new(Cursor::new(read).chain(self.reader)), ..self }
+    }
+
+    /// Fills as much of `buffer` as one call gives; 0 at the end.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        loop {
+            match self.reader.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(read) => return Ok(read),
+                Err(error) => return Err(self.unreadable(error)),
+            }
+        }
+    }
+
+    fn unreadable(&self, error: io::Error) -> Error {
+        let place = &self.place;
+        let at = self.stored.bytes();
+        let (what, hint) = match (self.compression, error.kind()) {
+            (Compression::None, _) => (format!("read {place} at byte {at}"), "check the device, then run again"),
+            (_, io::ErrorKind::UnexpectedEof) => (
+                format!("{place} ends in the middle of its compressed data, after {at} bytes"),
+                "the file is truncated (an upload or copy that was cut?); rows already loaded stay; put a whole \
+                 copy in its place",
+            ),
+            (Compression::Zstd, _) if error.to_string().contains("memory") => (
+                format!("decompress {place}: its window is larger than --memory leaves for it"),
+                "give more --memory (four times the window, which is 2 GiB at most), or compress without --long",
+            ),
+            _ => (
+                format!("decompress {place}, about byte {at}"),
+                "the compressed data is damaged; rows already loaded stay; put a good copy in its place",
+            ),
+        };
+        Error::failed(what).because(error).hint(hint)
+    }
+
+    /// Where the bytes come from.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// How they are compressed.
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// What has been read as stored.
+    pub fn stored(&self) -> &Arc<Stored> {
+        &self.stored
+    }
+}
+
+impl fmt::Debug for TextInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TextInput").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// Counts and hashes what passes.
+struct Counted<R> {
+    raw: R,
+    stored: Arc<Stored>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.raw.read(buffer)?;
+        self.stored.hasher.lock().unwrap_or_else(PoisonError::into_inner).update(&buffer[..read]);
+        self.stored.bytes.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// Standard input, whose other end may not write for hours while the load is asked to stop.
+struct Waiting {
+    file: File,
+    stopping: Stopping,
+}
+
+impl Read for Waiting {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut ready = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut ready, PollTimeout::from(STOP_LOOK_MILLIS)) {
+                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+                Ok(_) => return self.file.read(buffer),
+                Err(error) => return Err(error.into()),
+            }
+            if (self.stopping)() {
+                return Err(io::Error::other("the load is stopping"));
+            }
+        }
+    }
+}

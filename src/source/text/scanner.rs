@@ -1,0 +1,362 @@
+//! The scanner: cuts a stream of text into records and gathers them in units.
+//!
+//! It runs once over a source, in one thread. csv-core decides where a CSV record ends, so that a newline in
+//! quotes is never a boundary; it unescapes the fields on the way, so that lanes need no second pass. A unit
+//! ends with the first record that ends at or after a multiple of [`UNIT_BYTES`], whatever the reads were.
+
+use std::sync::Arc;
+
+use csv_core::ReadRecordResult;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::TextFormat;
+use super::input::TextInput;
+use super::unit::{BufferPool, Growth, Position, TextUnit, UnitBuffer, UnitMemory};
+use crate::error::{Error, Result};
+
+/// Units are cut at the first record end after multiples of this, in decompressed bytes.
+pub const UNIT_BYTES: u64 = 16 << 20;
+
+/// A longer record is an error: a quote that is never closed would take all memory.
+pub const RECORD_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes asked for at a time.
+const READ_BYTES: usize = 256 << 10;
+
+/// A record of more fields is an error; a table has 1,600 columns at most.
+const FIELDS_MAX: usize = 64 << 10;
+
+/// Fields of a record for which there is room before it is known how many there are.
+const FIELDS_FIRST: usize = 64;
+
+/// Cuts one source.
+pub struct Scanner {
+    input: TextInput,
+    cutter: Cutter,
+    chunk: Vec<u8>,
+    /// What of the chunk is not cut yet.
+    from: usize,
+    to: usize,
+    /// What of the chunk is in no hash yet.
+    hashed: usize,
+    hasher: Xxh3,
+    position: Position,
+    unit: u32,
+    at_end: bool,
+    header_to_skip: bool,
+    unit_bytes: u64,
+    pool: Arc<BufferPool>,
+}
+
+enum Cutter {
+    Csv { core: Box<csv_core::Reader>, ends: Vec<usize> },
+    Lines,
+}
+
+/// What became of an attempt to read a record.
+enum Cut {
+    Record,
+    End,
+    Stopping,
+}
+
+impl Scanner {
+    /// Starts at the beginning of a source.
+    pub fn new(input: TextInput, format: &TextFormat) -> Self {
+        let (cutter, header_to_skip) = match format {
+            TextFormat::Csv(csv) => {
+                let core = csv_core::ReaderBuilder::new().delimiter(csv.delimiter).build();
+                (Cutter::Csv { core: Box::new(core), ends: vec![0; FIELDS_FIRST] }, csv.header)
+            }
+            TextFormat::JsonLines => (Cutter::Lines, false),
+        };
+        Self {
+            input,
+            cutter,
+            chunk: vec![0; READ_BYTES],
+            from: 0,
+            to: 0,
+            hashed: 0,
+            hasher: Xxh3::new(),
+            position: Position { byte: 0, line: 1, record: 1 },
+            unit: 0,
+            at_end: false,
+            header_to_skip,
+            unit_bytes: UNIT_BYTES,
+            pool: Arc::default(),
+        }
+    }
+
+    /// Cuts units of another size, for looks at the first records.
+    pub fn with_unit_bytes(self, unit_bytes: u64) -> Self {
+        Self { unit_bytes, ..self }
+    }
+
+    /// What has been read of the source.
+    pub fn input(&self) -> &TextInput {
+        &self.input
+    }
+
+    /// Reads the next unit, or `None` at the end and when the load is stopping. A unit has a record.
+    pub fn next_unit(&mut self, memory: &dyn UnitMemory) -> Result<Option<TextUnit>> {
+        if self.position.byte == 0 {
+            self.skip_byte_order_mark()?;
+        }
+        let mut start = self.position;
+        // The first multiple that this unit has not reached yet.
+        let cut_at = (start.byte / self.unit_bytes + 1) * self.unit_bytes;
+        let pool = Arc::clone(&self.pool);
+        let growth = Growth { memory, pool: &pool };
+        let mut buffer = pool.take();
+        loop {
+            match self.next_record(&mut buffer, start, growth)? {
+                Cut::Stopping => return Ok(None),
+                Cut::End => {
+                    self.at_end = true;
+                    break;
+                }
+                Cut::Record if self.header_to_skip => {
+                    self.header_to_skip = false;
+                    buffer.drop_record();
+                    start.record = 1;
+                    self.position.record = 1;
+                }
+                Cut::Record if self.position.byte >= cut_at => break,
+                Cut::Record => {}
+            }
+        }
+        if buffer.is_empty() {
+            return Ok(None);
+        }
+        self.hash();
+        let hash = format!("{:032x}", self.hasher.digest128());
+        self.hasher.reset();
+        let mut unit = TextUnit::new(self.unit, start, hash, buffer, &self.pool);
+        self.unit += 1;
+        // Known now already if nothing but line ends follows.
+        unit.is_last = self.at_end || !self.skip_line_ends()?;
+        Ok(Some(unit))
+    }
+
+    fn skip_byte_order_mark(&mut self) -> Result<()> {
+        while self.to < 3 && self.refill_behind()? {}
+        if self.chunk[..self.to].starts_with(b"\xef\xbb\xbf") {
+            self.from = 3;
+            self.position.byte = 3;
+        }
+        Ok(())
+    }
+
+    /// Skips line ends between records; false at the end of the source.
+    fn skip_line_ends(&mut self) -> Result<bool> {
+        loop {
+            while self.from < self.to {
+                match self.chunk[self.from] {
+                    b'\n' => self.position.line += 1,
+                    b'\r' => {}
+                    _ => return Ok(true),
+                }
+                self.from += 1;
+                self.position.byte += 1;
+            }
+            if !self.refill()? {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn next_record(&mut self, buffer: &mut UnitBuffer, start: Position, growth: Growth<'_>) -> Result<Cut> {
+        loop {
+            if !self.skip_line_ends()? {
+                return Ok(Cut::End);
+            }
+            let begin = self.position;
+            let cut = match self.cutter {
+                Cutter::Csv { .. } => self.csv_record(buffer, begin, growth)?,
+                Cutter::Lines => self.line(buffer, begin, growth)?,
+            };
+            let Some(fields) = cut else { return Ok(Cut::Stopping) };
+            if self.position.byte - begin.byte > RECORD_BYTES_MAX {
+                return Err(self.too_long(begin, buffer.of_open_record(), None));
+            }
+            let one = [buffer.of_open_record().len()];
+            let ends = match &self.cutter {
+                Cutter::Csv { ends, .. } => &ends[..fields],
+                Cutter::Lines if buffer.of_open_record().trim_ascii().is_empty() => {
+                    buffer.drop_open_record();
+                    continue;
+                }
+                Cutter::Lines => &one,
+            };
+            let (byte, line) = (begin.byte - start.byte, begin.line - start.line);
+            if !buffer.end_record(ends, byte, line, growth)? {
+                return Ok(Cut::Stopping);
+            }
+            self.position.record += 1;
+            return Ok(Cut::Record);
+        }
+    }
+
+    /// Reads a CSV record's fields into the buffer and gives their number; `None` when the load is stopping.
+    fn csv_record(
+        &mut self,
+        buffer: &mut UnitBuffer,
+        begin: Position,
+        growth: Growth<'_>,
+    ) -> Result<Option<usize>> {
+        let mut fields = 0;
+        loop {
+            let Cutter::Csv { core, ends } = &mut self.cutter else {
+                return Err(Error::bug("lines are cut as CSV"));
+            };
+            let lines = core.line();
+            let input = &self.chunk[self.from..self.to];
+            let (result, read, written, ended) = core.read_record(input, buffer.room(), &mut ends[fields..]);
+            self.position.line += core.line() - lines;
+            self.from += read;
+            self.position.byte += read as u64;
+            buffer.advance(written);
+            fields += ended;
+            match result {
+                ReadRecordResult::Record => return Ok(Some(fields)),
+                ReadRecordResult::OutputEndsFull => {
+                    if ends.len() >= FIELDS_MAX {
+                        return Err(self.too_many_fields(begin));
+                    }
+                    let doubled = ends.len() * 2;
+                    ends.resize(doubled, 0);
+                }
+                ReadRecordResult::OutputFull => {
+                    if !buffer.grow(growth)? {
+                        return Ok(None);
+                    }
+                }
+                ReadRecordResult::InputEmpty | ReadRecordResult::End => {
+                    let last_field = if fields == 0 { 0 } else { ends[fields - 1] };
+                    if self.position.byte - begin.byte > RECORD_BYTES_MAX {
+                        return Err(self.too_long(begin, buffer.of_open_record(), Some(last_field)));
+                    }
+                    if self.refill()? {
+                        continue;
+                    }
+                    // The last line need not end in a newline; an open quote is still open after one.
+                    return self.end_of_csv(buffer, begin, fields, last_field, growth).map(Some);
+                }
+            }
+        }
+    }
+
+    fn end_of_csv(
+        &mut self,
+        buffer: &mut UnitBuffer,
+        begin: Position,
+        fields: usize,
+        last_field: usize,
+        growth: Growth<'_>,
+    ) -> Result<usize> {
+        if buffer.room().is_empty() {
+            buffer.grow(growth)?;
+        }
+        let Cutter::Csv { core, ends } = &mut self.cutter else {
+            return Err(Error::bug("lines are cut as CSV"));
+        };
+        if ends.len() == fields {
+            ends.push(0);
+        }
+        match core.read_record(b"\n", buffer.room(), &mut ends[fields..]) {
+            (ReadRecordResult::Record, _, _, ended) => Ok(fields + ended),
+            _ => {
+                let line = begin.line + newlines(&buffer.of_open_record()[..last_field]);
+                Err(Error::failed(format!(
+                    "{} ends within quotes; the quote was opened in line {line} (record {}, byte {})",
+                    self.input.place(),
+                    begin.record,
+                    begin.byte
+                ))
+                .hint(
+                    "the file is cut off, or a quote within a field is not doubled (\"\"); rows before it stay; \
+                     mend the line and load the file again after vecload loads undo",
+                ))
+            }
+        }
+    }
+
+    /// Reads the rest of a line into the buffer; `None` when the load is stopping.
+    fn line(
+        &mut self,
+        buffer: &mut UnitBuffer,
+        begin: Position,
+        growth: Growth<'_>,
+    ) -> Result<Option<usize>> {
+        loop {
+            let input = &self.chunk[self.from..self.to];
+            let end = memchr::memchr(b'\n', input);
+            let line = &input[..end.unwrap_or(input.len())];
+            if !buffer.append(line, growth)? {
+                return Ok(None);
+            }
+            // The newline itself is skipped, and counted, before the next record.
+            self.position.byte += line.len() as u64;
+            self.from += line.len();
+            if self.position.byte - begin.byte > RECORD_BYTES_MAX {
+                return Err(self.too_long(begin, buffer.of_open_record(), None));
+            }
+            if end.is_some() || !self.refill()? {
+                return Ok(Some(1));
+            }
+        }
+    }
+
+    /// The error for a record beyond all measure; in CSV its last field began at a place of its bytes.
+    fn too_long(&self, begin: Position, bytes: &[u8], last_field: Option<usize>) -> Error {
+        let place = self.input.place();
+        let limit = RECORD_BYTES_MAX >> 20;
+        let Position { record, byte, line } = begin;
+        match last_field {
+            Some(at) => Error::failed(format!(
+                "{place}, record {record} (line {line}, byte {byte}) is longer than {limit} MiB; its last field begins in \
+                 line {}, where a quote was opened and not closed",
+                line + newlines(&bytes[..at])
+            ))
+            .hint("close or double the quote in that line; rows before it stay"),
+            None => Error::failed(format!(
+                "{place}, record {record} (line {line}, byte {byte}) is longer than {limit} MiB"
+            ))
+            .hint("records end with a newline; check that the file is what --format says; rows before it stay"),
+        }
+    }
+
+    fn too_many_fields(&self, begin: Position) -> Error {
+        Error::failed(format!(
+            "{}, record {} (line {}, byte {}) has more than {FIELDS_MAX} fields",
+            self.input.place(),
+            begin.record,
+            begin.line,
+            begin.byte
+        ))
+        .hint("check that the file is CSV and what --delimiter it has; rows before it stay")
+    }
+
+    /// Adds what was cut since the last call to the unit's hash.
+    fn hash(&mut self) {
+        self.hasher.update(&self.chunk[self.hashed..self.from]);
+        self.hashed = self.from;
+    }
+
+    /// Reads more once all of the chunk is cut; false at the end of the source.
+    fn refill(&mut self) -> Result<bool> {
+        self.hash();
+        (self.from, self.to, self.hashed) = (0, 0, 0);
+        self.refill_behind()
+    }
+
+    fn refill_behind(&mut self) -> Result<bool> {
+        let read = self.input.read(&mut self.chunk[self.to..])?;
+        self.to += read;
+        Ok(read > 0)
+    }
+}
+
+fn newlines(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', bytes).count() as u64
+}

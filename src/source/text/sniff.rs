@@ -1,0 +1,184 @@
+//! What a source of text is: its format, delimiter and columns, from its first bytes.
+
+use std::collections::HashSet;
+
+use super::input::TextInput;
+use super::{CsvFormat, TextFormat, TextOptions};
+use crate::error::{Error, Result};
+use crate::source::discover::SourceFormat;
+
+/// Bytes looked at first; more where no record ends in them.
+const HEAD_BYTES: usize = 64 << 10;
+
+/// Records by which a delimiter is judged.
+const GUESS_RECORDS: usize = 20;
+
+/// Delimiters that are guessed, the likeliest first.
+const DELIMITERS: &[u8] = b",;\t|";
+
+/// The beginning of a source.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// Decompressed bytes.
+    pub(super) bytes: Vec<u8>,
+    /// Whether they are all.
+    pub(super) is_all: bool,
+}
+
+impl Head {
+    /// Reads the beginning.
+    pub(super) fn read(input: &mut TextInput) -> Result<Self> {
+        let mut head = Self { bytes: Vec::new(), is_all: false };
+        head.read_on(input, HEAD_BYTES)?;
+        Ok(head)
+    }
+
+    /// Reads on until so many bytes are there.
+    pub(super) fn read_on(&mut self, input: &mut TextInput, bytes: usize) -> Result<()> {
+        let mut filled = self.bytes.len();
+        self.bytes.resize(bytes.max(filled), 0);
+        while filled < bytes && !self.is_all {
+            let read = input.read(&mut self.bytes[filled..])?;
+            self.is_all = read == 0;
+            filled += read;
+        }
+        self.bytes.truncate(filled);
+        Ok(())
+    }
+
+    /// The bytes without a byte order mark.
+    pub(super) fn text(&self) -> &[u8] {
+        self.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.bytes)
+    }
+
+    /// Refuses what is no text in UTF-8 or an encoding like it.
+    pub(super) fn check(&self, place: &dyn std::fmt::Display) -> Result<()> {
+        let refuse = |what: &str, hint: &str| Err(Error::refused(format!("{place} {what}")).hint(hint));
+        let bytes = &self.bytes[..];
+        if bytes.is_empty() {
+            return refuse("is empty (0 bytes)", "check what should have written it, or leave it out");
+        }
+        let nuls = |odd: usize| bytes.iter().skip(odd).step_by(2).take(512).filter(|byte| **byte == 0).count();
+        let utf16 = bytes.starts_with(b"\xff\xfe")
+            || bytes.starts_with(b"\xfe\xff")
+            || bytes.len() >= 4 && nuls(0).abs_diff(nuls(1)) * 3 > bytes.len().min(1024) / 2;
+        if utf16 {
+            return refuse(
+                "is UTF-16 text, and vecload reads UTF-8",
+                "convert it on the way: iconv -f UTF-16 -t UTF-8 FILE | vecload load -",
+            );
+        }
+        if bytes.starts_with(b"PAR1") {
+            return refuse(
+                "is a Parquet file",
+                "give Parquet as a file, without --format: its footer is at the end, and a pipe can't be sought",
+            );
+        }
+        if memchr::memchr(0, bytes).is_some() {
+            return refuse(
+                "is a binary file: it holds NUL bytes",
+                "vecload reads Parquet, CSV and JSON Lines, also compressed with gzip or zstd",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The format of a source.
+pub(super) fn format(
+    head: &Head,
+    place: &dyn std::fmt::Display,
+    format: Option<SourceFormat>,
+    options: &TextOptions,
+) -> Result<TextFormat> {
+    let first = head.text().trim_ascii_start().first().copied();
+    let format = match format {
+        Some(format) => format,
+        None if matches!(first, Some(b'{' | b'[')) => SourceFormat::Jsonl,
+        None => SourceFormat::Csv,
+    };
+    match format {
+        SourceFormat::Parquet => Err(Error::bug("Parquet is read as text")),
+        SourceFormat::Jsonl if first == Some(b'[') => {
+            Err(Error::refused(format!("{place} is one JSON array, and vecload reads JSON Lines: an object in each line"))
+                .hint("convert it on the way: jq -c '.[]' FILE | vecload load - --format jsonl"))
+        }
+        SourceFormat::Jsonl => {
+            let of_csv = [
+                ("--delimiter", options.delimiter.is_some()),
+                ("--null", options.null.is_some()),
+                ("--no-header", options.no_header),
+            ];
+            match of_csv.iter().find(|(_, given)| *given) {
+                Some((option, _)) => {
+                    Err(Error::refused(format!("{option} is for CSV, and {place} is JSON Lines"))
+                        .hint("leave the option out, or name the format with --format csv"))
+                }
+                None => Ok(TextFormat::JsonLines),
+            }
+        }
+        SourceFormat::Csv => Ok(TextFormat::Csv(CsvFormat {
+            delimiter: options.delimiter.unwrap_or_else(|| guess_delimiter(head)),
+            null: options.null.clone(),
+            header: !options.no_header,
+        })),
+    }
+}
+
+/// The delimiter by which the first records have the same number of fields, and most of them.
+fn guess_delimiter(head: &Head) -> u8 {
+    let fields = |delimiter: u8| {
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(delimiter)
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(head.text());
+        let mut counts: Vec<usize> =
+            reader.byte_records().take(GUESS_RECORDS).map_while(|record| record.ok()).map(|r| r.len()).collect();
+        // The last one may be cut off.
+        if counts.len() > 1 && !head.is_all {
+            counts.pop();
+        }
+        let header = counts.first().copied().unwrap_or(0);
+        let same = counts.iter().filter(|count| **count == header).count();
+        // Fields count only by a delimiter that most records agree on.
+        if same * 2 > counts.len() { header } else { header.min(1) }
+    };
+    let mut best = (DELIMITERS[0], 1);
+    for delimiter in DELIMITERS {
+        let fields = fields(*delimiter);
+        if fields > best.1 {
+            best = (*delimiter, fields);
+        }
+    }
+    best.0
+}
+
+/// Refuses a header that can't be one.
+pub(super) fn check_header(names: &[String], place: &dyn std::fmt::Display) -> Result<()> {
+    if let Some(data) = names.iter().find(|name| name.trim_start().starts_with(['[', '{'])) {
+        let shown: String = data.chars().take(20).collect();
+        return Err(Error::refused(format!("{place}: its first record holds \"{shown}…\", so it is no header"))
+            .hint("if the file has no header, say --no-header and name columns by position: --map embedding=4"));
+    }
+    if names.iter().all(|name| name.is_empty()) {
+        return Err(Error::refused(format!("{place}: its header names no column"))
+            .hint("write names into the first line, or say --no-header"));
+    }
+    Ok(())
+}
+
+/// Keys of JSON objects, in the order in which they appear first.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    pub(super) names: Vec<String>,
+    seen: HashSet<String>,
+}
+
+impl Keys {
+    pub(super) fn add(&mut self, name: &str) {
+        if self.seen.insert(name.into()) {
+            self.names.push(name.into());
+        }
+    }
+}
