@@ -89,7 +89,9 @@ impl Batcher {
     pub fn accept(&self, batch: SourceBatch) -> Result<ChunkBatch> {
         let SourceBatch { origin, rows, embeddings, columns, malformed, positions } = batch;
         let mut refused: BTreeMap<usize, (String, Reason, String)> = BTreeMap::new();
-        refused.extend(malformed.into_iter().map(|(row, reason, excerpt)| (row, (String::new(), reason, excerpt))));
+        refused.extend(
+            malformed.into_iter().map(|(row, reason, excerpt)| (row, (String::new(), reason, excerpt))),
+        );
         let mut cells = Vec::with_capacity(self.columns.len());
         for column in &self.columns {
             cells.push(match &column.filling {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::pipeline::plan::IndexPolicy;
-use crate::source::discover::SourceFormat;
 use crate::postgres::migrate::VectorType;
+use crate::source::discover::SourceFormat;
 
 /// Bulk-load embeddings into PostgreSQL + pgvector, every row exactly once
 #[derive(Debug, Parser)]

@@ -133,12 +133,14 @@ async fn rejects(
         printer.say(&format!("load {id} rejected no row"));
         return Ok(());
     }
-    let mut table = printer.table(&["source", "row group", "row", "column", "reason", "value"]);
+    let mut table = printer.table(&["source", "place", "column", "reason", "value"]);
     for reject in rejects {
         table.add_row([
             reject.source,
-            reject.unit.to_string(),
-            reject.row.to_string(),
+            match reject.line {
+                Some(line) => format!("line {line}"),
+                None => format!("row group {}, row {}", reject.unit, reject.row),
+            },
             reject.column,
             reject.reason,
             reject.excerpt,

@@ -183,7 +183,10 @@ fn glance(view: &LoadView, rates: &mut Rates) -> Glance {
     let (share, eta) = match (view.rows, view.stored_bytes) {
         (Some(rows), _) => {
             let left = rows - done;
-            (Some(done as f64 / rows.max(1) as f64), (rows_per_second > 0.0).then(|| left as f64 / rows_per_second))
+            (
+                Some(done as f64 / rows.max(1) as f64),
+                (rows_per_second > 0.0).then(|| left as f64 / rows_per_second),
+            )
         }
         (None, Some(bytes)) => {
             let read = view.counters.read.totals().bytes;

@@ -15,28 +15,24 @@ use crate::batch::convert::with_texts;
 use crate::error::{Context, Error, Result};
 use crate::ledger::history::RejectRecord;
 use crate::source::parquet::{ParquetFile, for_writing, read_rows};
+use crate::source::text::TextFormat;
+use crate::source::text::rows::RecordFinder;
 
 /// Columns that say where a row comes from, in CSV.
-const POSITION_COLUMNS: [&str; 5] = ["_source", "_row_group", "_row", "_column", "_reason"];
+const POSITION_COLUMNS: [&str; 6] = ["_source", "_row_group", "_row", "_line", "_column", "_reason"];
 
 /// Writes the rows of `rejects` to a new .parquet or .csv file, which is removed if that fails.
 pub(super) fn write(out: &Path, rejects: &[RejectRecord]) -> Result<()> {
     let extension = out.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    let mut by_place: BTreeMap<(&str, i32), Vec<&RejectRecord>> = BTreeMap::new();
+    let mut by_source: BTreeMap<&str, BTreeMap<u32, Vec<&RejectRecord>>> = BTreeMap::new();
     for reject in rejects {
-        by_place.entry((&reject.source, reject.unit)).or_default().push(reject);
+        let units = by_source.entry(&reject.source).or_default();
+        units.entry(reject.unit.unsigned_abs()).or_default().push(reject);
     }
-    let read = |(source, unit): (&str, i32), rejects: &[&RejectRecord]| -> Result<RecordBatch> {
-        let path = PathBuf::from(source);
-        let file = ParquetFile::open(&path, usize::MAX).map_err(|error| {
-            error.hint("rejected rows are read again from the source: put it back where it was")
-        })?;
-        let rows: Vec<u64> = rejects.iter().map(|reject| reject.row.unsigned_abs()).collect();
-        read_rows(&file, unit.unsigned_abs(), &rows)
-    };
-    let places = by_place
-        .iter()
-        .map(|(place, rejects)| read(*place, rejects).map(|batch| (batch, rejects.as_slice())));
+    let places = by_source.iter().flat_map(|(source, units)| {
+        let batches = read_again(source, units).unwrap_or_else(|error| Box::new(std::iter::once(Err(error))));
+        batches.zip(units.values()).map(|(batch, rejects)| Ok((batch?, rejects.as_slice())))
+    });
     let written = match extension {
         "parquet" => write_parquet(create(out)?, out, places),
         "csv" => write_csv(create(out)?, out, places),
@@ -50,6 +46,32 @@ pub(super) fn write(out: &Path, rejects: &[RejectRecord]) -> Result<()> {
             tracing::warn!("{} is left, incomplete: {error}", out.display());
         }
     })
+}
+
+/// The rows of a source's rejects, a batch for each unit.
+fn read_again(
+    source: &str,
+    units: &BTreeMap<u32, Vec<&RejectRecord>>,
+) -> Result<Box<dyn Iterator<Item = Result<RecordBatch>>>> {
+    let rows = |rejects: &[&RejectRecord]| rejects.iter().map(|reject| reject.row.unsigned_abs()).collect();
+    let wanted: BTreeMap<u32, Vec<u64>> =
+        units.iter().map(|(unit, rejects)| (*unit, rows(rejects))).collect();
+    let Some(first) = units.values().flatten().next() else {
+        return Ok(Box::new(std::iter::empty()));
+    };
+    let hint = "rejected rows are read again from the source: put it back where it was";
+    if !Path::new(source).is_absolute() {
+        return Err(Error::refused(format!("rows of {source} can't be read again"))
+            .hint("without --rows the rejects and the beginning of their values are listed"));
+    }
+    let path = PathBuf::from(source);
+    if let Some(format) =
+        first.format.as_ref().and_then(|format| TextFormat::from_recipe(&first.kind, format))
+    {
+        return Ok(Box::new(RecordFinder::open(&path, &format, wanted).map_err(|error| error.hint(hint))?));
+    }
+    let file = ParquetFile::open(&path, usize::MAX).map_err(|error| error.hint(hint))?;
+    Ok(Box::new(wanted.into_iter().map(move |(unit, rows)| read_rows(&file, unit, &rows))))
 }
 
 /// A file that was not there before: rows that someone is repairing are never written over.
@@ -106,6 +128,7 @@ fn write_csv<'a>(
                 &reject.source,
                 &reject.unit.to_string(),
                 &reject.row.to_string(),
+                &reject.line.map_or(String::new(), |line| line.to_string()),
                 &reject.column,
                 &reject.reason,
             ]

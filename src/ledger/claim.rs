@@ -134,7 +134,13 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
         };
         let is_complete = choice.is_complete();
         let (rows, units) = (None, KnownUnits::default());
-        claim.sources.push(ClaimedSource { source_id, is_complete, rows, units, coverage: Coverage::default() });
+        claim.sources.push(ClaimedSource {
+            source_id,
+            is_complete,
+            rows,
+            units,
+            coverage: Coverage::default(),
+        });
     }
     if let Some(run) = &claim.run {
         let source_ids: Vec<i64> = claim.sources.iter().map(|source| source.source_id).collect();
@@ -385,7 +391,8 @@ async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result
     for (source, units) in sources.iter_mut().zip(known_units(client, &ids).await?) {
         source.units = units;
     }
-    let known = "select source_id, rows from vecload_ledger.sources where source_id = any($1) and rows is not null";
+    let known =
+        "select source_id, rows from vecload_ledger.sources where source_id = any($1) and rows is not null";
     let mut known_rows: HashMap<i64, i64> = HashMap::new();
     for row in client.query(known, &[&ids]).await.map_err(failed)? {
         known_rows.insert(row.get(0), row.get(1));

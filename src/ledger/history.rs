@@ -57,6 +57,11 @@ pub struct SourceSummary {
 pub struct RejectRecord {
     /// The source's path.
     pub source: String,
+    /// The source's format.
+    pub kind: String,
+    /// How text is read, of the source's recipe.
+    #[serde(skip)]
+    pub format: Option<serde_json::Value>,
     /// Its unit; in Parquet the row group.
     pub unit: i32,
     /// Row within the unit, counted from 0.
@@ -157,7 +162,7 @@ pub async fn sources(client: &Client, load_id: i64) -> Result<Vec<SourceSummary>
 pub async fn rejects(client: &Client, load_id: i64) -> Result<Vec<RejectRecord>> {
     let rows = client
         .query(
-            "select s.name, r.unit, r.row, r.line, r.record, r.byte, r.column_name, r.class, r.reason, r.excerpt
+            "select s.name, s.kind, s.recipe -> 'format' as format, r.unit, r.row, r.line, r.record, r.byte, r.column_name, r.class, r.reason, r.excerpt
              from vecload_ledger.rejects r join vecload_ledger.sources s using (source_id)
              where r.load_id = $1 or s.load_id = $1 order by s.source_id, r.unit, r.row",
             &[&load_id],
@@ -166,6 +171,8 @@ pub async fn rejects(client: &Client, load_id: i64) -> Result<Vec<RejectRecord>>
         .map_err(|error| pg_error(format!("look up the rejects of load {load_id}"), error))?;
     let reject = |row: &Row| RejectRecord {
         source: row.get("name"),
+        kind: row.get("kind"),
+        format: row.get("format"),
         unit: row.get("unit"),
         row: row.get("row"),
         line: row.get("line"),

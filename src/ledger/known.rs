@@ -81,11 +81,7 @@ pub(super) fn likely<'a>(
         (None, None) => Ok(None),
         (None, Some(other)) => Err(Error::refused(format!(
             "{} was loaded into {} by load {} with another recipe: then {}, now {}",
-            source.place,
-            target.name,
-            other.load_id,
-            other.recipe,
-            source.recipe
+            source.place, target.name, other.load_id, other.recipe, source.recipe
         ))
         .hint("give the same --map and --set as then, or --again to load its rows once more with these")),
     }
@@ -137,9 +133,7 @@ pub(super) async fn same_content(
     if hash != stored {
         return Err(Error::refused(format!(
             "{} looks like the file that load {} loaded into {} and differs from it in some bytes",
-            source.place,
-            known.load_id,
-            target.name
+            source.place, known.load_id, target.name
         ))
         .hint(format!(
             "to load it besides: --again; to replace what was loaded: vecload loads undo {}, then load",

@@ -146,7 +146,9 @@ impl Feeder {
             rows += unit.rows();
             let (is_last, taken) = (unit.is_last, left.min(unit.rows()));
             left -= taken;
-            if !self.coverage[index].is_complete(unit.unit, unit.rows()) && !self.send_unit(index, unit, taken) {
+            if !self.coverage[index].is_complete(unit.unit, unit.rows())
+                && !self.send_unit(index, unit, taken)
+            {
                 break false;
             }
             if is_last {
@@ -221,7 +223,14 @@ impl Feeder {
     }
 
     /// Notes what a source is in all; a file must be what it was when it was opened.
-    fn note_end(&self, index: usize, source: &PlannedSource, scanner: &Scanner, units: u32, rows: u64) -> Result<()> {
+    fn note_end(
+        &self,
+        index: usize,
+        source: &PlannedSource,
+        scanner: &Scanner,
+        units: u32,
+        rows: u64,
+    ) -> Result<()> {
         let stored = scanner.input().stored();
         if let Place::File(path) = &source.place {
             let now = PositionedFile::open(path).and_then(|file| Fingerprint::of(&file));

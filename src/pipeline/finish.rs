@@ -30,9 +30,7 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
         let found_rows = found.loaded + found.rejected;
         let differs = format!(
             "the ledger has {} loaded and {} rejected rows of {}, which has {rows}, and {wanted} were asked for",
-            found.loaded,
-            found.rejected,
-            source.place
+            found.loaded, found.rejected, source.place
         );
         if found_rows > rows {
             // A row that an earlier run committed is rejected now: the table's columns are others by now.

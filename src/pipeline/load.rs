@@ -4,9 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
-use super::plan::{IndexPolicy, LoadPlan, LoadSettings, MEMORY_MIN, Reading};
 use super::feed::{Extents, FeedSource, Feeder};
 use super::opened::{self, OpenedKind, OpenedSource, SourceOptions};
+use super::plan::{IndexPolicy, LoadPlan, LoadSettings, MEMORY_MIN, Reading};
 use super::preflight::{self, Mapping};
 use super::stop::{Stop, StopFlag};
 use super::verdict::RejectLimit;
@@ -116,7 +116,8 @@ pub async fn open_sources(request: &LoadRequest, observer: &dyn Observer) -> Res
     }
     let reads_stdin = found.places.contains(&Place::Stdin);
     if reads_stdin && request.options.name.is_none() {
-        observer.warn("standard input without --name: if this load is cut off, it can't be resumed, only undone");
+        observer
+            .warn("standard input without --name: if this load is cut off, it can't be resumed, only undone");
     }
     let stop = StopFlag::default();
     let (options, settings, flag) = (request.options.clone(), request.settings.clone(), stop.clone());
@@ -390,7 +391,12 @@ impl Prepared {
 
     /// A stream that was loaded already is read to its end all the same: it may not be what it was, and who
     /// writes it should not meet a closed pipe.
-    async fn compare_streams(&self, counters: &Arc<Counters>, stop: &Arc<Stop>, memory: &Budget) -> Result<()> {
+    async fn compare_streams(
+        &self,
+        counters: &Arc<Counters>,
+        stop: &Arc<Stop>,
+        memory: &Budget,
+    ) -> Result<()> {
         if !self.plan.sources.iter().any(|source| source.place == Place::Stdin) {
             return Ok(());
         }

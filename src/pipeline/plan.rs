@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::verdict::MaxRejects;
 use crate::batch::Batcher;
+use crate::ledger::settle::Extent;
 use crate::partition::FieldSource;
 use crate::postgres::catalog::{Sequence, Target};
-use crate::ledger::settle::Extent;
 use crate::source::fingerprint::Fingerprint;
 use crate::source::parquet::Projection;
 use crate::source::text::{TextProjection, TextSource};
@@ -210,17 +210,21 @@ impl LoadPlan {
 
     /// Rows of all sources, or as many as `--limit` lets through; none while a source's are not known.
     pub fn rows(&self) -> Option<u64> {
-        let all: Option<u64> = self.sources.iter().map(|source| source.extent().map(|extent| extent.rows)).sum();
+        let all: Option<u64> =
+            self.sources.iter().map(|source| source.extent().map(|extent| extent.rows)).sum();
         all.map(|all| self.settings.limit.map_or(all, |limit| limit.min(all)))
     }
 
     /// Bytes that are read of all sources, as stored, where that is known.
     pub fn stored_bytes(&self) -> Option<u64> {
-        self.sources.iter().map(|source| match (&source.reading, &source.place) {
-            (Reading::Parquet { stored_bytes, .. }, _) => Some(*stored_bytes),
-            (Reading::Text { .. }, Place::File(_)) => Some(source.fingerprint.size),
-            (Reading::Text { .. }, _) => None,
-        }).sum()
+        self.sources
+            .iter()
+            .map(|source| match (&source.reading, &source.place) {
+                (Reading::Parquet { stored_bytes, .. }, _) => Some(*stored_bytes),
+                (Reading::Text { .. }, Place::File(_)) => Some(source.fingerprint.size),
+                (Reading::Text { .. }, _) => None,
+            })
+            .sum()
     }
 
     /// Rows per batch of text: text is parsed into a core's cache, beside the floats that come of it.

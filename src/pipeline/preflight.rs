@@ -192,7 +192,8 @@ impl SourceContext<'_> {
         // Slices speak of its hashes: another channel column would give them another meaning.
         let channel_name = channel;
         let channel = channel.and_then(|channel| columns.iter().position(|column| column.name == channel));
-        let mut whole = json!({ "columns": recipe, "id_column": ids.map(|ids| &ids.column), "channel": channel_name });
+        let mut whole =
+            json!({ "columns": recipe, "id_column": ids.map(|ids| &ids.column), "channel": channel_name });
         if let OpenedKind::Text(text) = &source.kind {
             whole["format"] = text.format.recipe();
         }
@@ -234,14 +235,17 @@ impl SourceContext<'_> {
                 let keeps_empty = from_columns.map(|(target, _)| {
                     matches!(target.target_type, Some(TargetType::Text | TargetType::Varchar(_)))
                 });
-                let text_column =
-                    |(index, keeps_empty): (&usize, bool)| TextColumn { index: *index, empty_is_null: !keeps_empty };
+                let text_column = |(index, keeps_empty): (&usize, bool)| TextColumn {
+                    index: *index,
+                    empty_is_null: !keeps_empty,
+                };
                 let is_read = |name: &str| {
                     name == self.embedding_name || columns.iter().any(|column| column.name == name)
                 };
                 let unread = self.target.columns.iter().filter(|column| !is_read(&column.name));
                 let names: Vec<String> = source.fields.iter().map(|field| field.name().clone()).collect();
-                let unexpected = unread.map(|column| column.name.clone()).filter(|name| !names.contains(name));
+                let unexpected =
+                    unread.map(|column| column.name.clone()).filter(|name| !names.contains(name));
                 Ok(Reading::Text {
                     projection: Arc::new(TextProjection {
                         format: text.format.clone(),
@@ -321,11 +325,10 @@ fn source_column(source: &OpenedSource, target: &str, mapping: &Mapping) -> Resu
     if let Some(name) = mapping.map.get(target) {
         return match exact(name)? {
             Some(column) => Ok(Some(column)),
-            None => Err(Error::refused(format!(
-                "--map {target}={name}: {} has no such column",
-                source.place
-            ))
-            .hint(format!("its columns are {}", source_names(source)))),
+            None => {
+                Err(Error::refused(format!("--map {target}={name}: {} has no such column", source.place))
+                    .hint(format!("its columns are {}", source_names(source))))
+            }
         };
     }
     if let Some(column) = exact(target)? {
@@ -392,9 +395,7 @@ fn is_filled(column: &TargetColumn, sources: &[OpenedSource], mapping: &Mapping)
         (Some(_), None) => Ok(true),
         (Some(with), Some(without)) => Err(Error::refused(format!(
             "{} has a column for {}, and {} has none",
-            with.place,
-            column.name,
-            without.place
+            with.place, column.name, without.place
         ))
         .hint("load files of different columns with separate commands, or give the missing one with --set")),
         (None, Some(source)) if column.not_null && !column.has_default => {

@@ -80,8 +80,10 @@ fn expand(argument: &str, format: Option<SourceFormat>) -> Result<Vec<PathBuf>> 
             walk(path, format, &mut files)?;
             files.sort();
             match files.is_empty() {
-                true => Err(Error::refused(format!("{argument} holds no file that ends in {}", endings(format)))
-                    .hint("give the files by name if they end otherwise")),
+                true => {
+                    Err(Error::refused(format!("{argument} holds no file that ends in {}", endings(format)))
+                        .hint("give the files by name if they end otherwise"))
+                }
                 false => Ok(files),
             }
         }
@@ -155,7 +157,16 @@ mod tests {
         let root = tempfile::tempdir().expect("a temporary directory");
         let make = |name: &str| fs::write(root.path().join(name), "x").expect("write");
         fs::create_dir(root.path().join("day=1")).expect("mkdir");
-        for name in ["b.parquet", "a.PARQUET", "_SUCCESS", ".x.parquet", "notes.txt", "c.csv.gz", "d.ndjson", "day=1/c.parquet"] {
+        for name in [
+            "b.parquet",
+            "a.PARQUET",
+            "_SUCCESS",
+            ".x.parquet",
+            "notes.txt",
+            "c.csv.gz",
+            "d.ndjson",
+            "day=1/c.parquet",
+        ] {
             make(name);
         }
         let text = |path: &Path| path.to_str().expect("UTF-8").to_string();

@@ -24,7 +24,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 pub use self::file::PositionedFile;
 pub use self::guard::quiet_decoder_panics;
 pub use self::reader::{PartReader, read_rows};
-pub use self::schema::for_writing;
+pub use self::schema::{for_writing, text_field};
 
 use self::guard::guarded;
 use self::pages::PageNeeds;

@@ -88,6 +88,12 @@ pub(super) fn is_text(field: &Type) -> bool {
 /// Metadata of a top-level column that the file calls text and that is read as bytes.
 pub(super) const TEXT_MARK: &str = "vecload:text";
 
+/// A column of text, for [`for_writing`].
+pub fn text_field(name: &str) -> Field {
+    Field::new(name, DataType::Binary, true)
+        .with_metadata(HashMap::from([(TEXT_MARK.to_string(), String::new())]))
+}
+
 /// The Parquet schema to write rows with that were read with [`for_reading`]'s: texts are texts again, those of
 /// top-level columns by their [`TEXT_MARK`].
 pub fn for_writing(schema: &Schema) -> Result<SchemaDescriptor> {

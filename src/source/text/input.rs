@@ -108,6 +108,12 @@ impl TextInput {
         Ok(Self { reader, place: place.clone(), compression, stored })
     }
 
+    /// Bytes of a reader, as they are.
+    #[cfg(test)]
+    pub(super) fn of_reader(place: Place, reader: Box<dyn Read + Send>) -> Self {
+        Self { reader, place, compression: Compression::None, stored: Arc::default() }
+    }
+
     /// Puts bytes that were read already in front again.
     pub fn again(self, read: Vec<u8>) -> Self {
         Self { reader: Box::new(Cursor::new(read).chain(self.reader)), ..self }
@@ -128,7 +134,9 @@ impl TextInput {
         let place = &self.place;
         let at = self.stored.bytes();
         let (what, hint) = match (self.compression, error.kind()) {
-            (Compression::None, _) => (format!("read {place} at byte {at}"), "check the device, then run again"),
+            (Compression::None, _) => {
+                (format!("read {place} at byte {at}"), "check the device, then run again")
+            }
             (_, io::ErrorKind::UnexpectedEof) => (
                 format!("{place} ends in the middle of its compressed data, after {at} bytes"),
                 "the file is truncated (an upload or copy that was cut?); rows already loaded stay; put a whole \

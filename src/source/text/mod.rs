@@ -6,6 +6,7 @@
 pub mod input;
 pub mod jsonl;
 pub mod reader;
+pub mod rows;
 pub mod scanner;
 mod sniff;
 pub mod unit;
@@ -100,7 +101,11 @@ impl fmt::Display for TextFormat {
                     b'\t' => "tab".into(),
                     other => format!("\"{}\"", other as char),
                 };
-                write!(f, "CSV, delimiter {delimiter}, {}", if csv.header { "with a header" } else { "no header" })
+                write!(
+                    f,
+                    "CSV, delimiter {delimiter}, {}",
+                    if csv.header { "with a header" } else { "no header" }
+                )
             }
             Self::JsonLines => f.write_str("JSON Lines"),
         }
@@ -165,7 +170,16 @@ impl TextSource {
             Place::Stdin => (Some(input), head.bytes),
             _ => (None, Vec::new()),
         };
-        Ok(Self { place, format, columns, stdin: Mutex::new(stdin), head, head_bytes, head_is_all, window_bytes_max })
+        Ok(Self {
+            place,
+            format,
+            columns,
+            stdin: Mutex::new(stdin),
+            head,
+            head_bytes,
+            head_is_all,
+            window_bytes_max,
+        })
     }
 
     /// Starts to scan the source from its beginning.
@@ -204,6 +218,19 @@ impl TextSource {
                 .take(most)
                 .collect(),
         })
+    }
+}
+
+/// Names of a CSV file's columns, or their positions.
+fn first_record(place: &Place, format: &CsvFormat, window_bytes_max: usize) -> Result<Vec<String>> {
+    let mut input = TextInput::open(place, window_bytes_max, Arc::new(|| false))?;
+    let mut head = Head::read(&mut input)?;
+    loop {
+        let more = head.bytes.len() * 4;
+        match csv_columns(&head, format, place)? {
+            Some(names) => return Ok(names),
+            None => head.read_on(&mut input, more)?,
+        }
     }
 }
 

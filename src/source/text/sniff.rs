@@ -58,7 +58,8 @@ impl Head {
         if bytes.is_empty() {
             return refuse("is empty (0 bytes)", "check what should have written it, or leave it out");
         }
-        let nuls = |odd: usize| bytes.iter().skip(odd).step_by(2).take(512).filter(|byte| **byte == 0).count();
+        let nuls =
+            |odd: usize| bytes.iter().skip(odd).step_by(2).take(512).filter(|byte| **byte == 0).count();
         let utf16 = bytes.starts_with(b"\xff\xfe")
             || bytes.starts_with(b"\xfe\xff")
             || bytes.len() >= 4 && nuls(0).abs_diff(nuls(1)) * 3 > bytes.len().min(1024) / 2;
@@ -99,10 +100,10 @@ pub(super) fn format(
     };
     match format {
         SourceFormat::Parquet => Err(Error::bug("Parquet is read as text")),
-        SourceFormat::Jsonl if first == Some(b'[') => {
-            Err(Error::refused(format!("{place} is one JSON array, and vecload reads JSON Lines: an object in each line"))
-                .hint("convert it on the way: jq -c '.[]' FILE | vecload load - --format jsonl"))
-        }
+        SourceFormat::Jsonl if first == Some(b'[') => Err(Error::refused(format!(
+            "{place} is one JSON array, and vecload reads JSON Lines: an object in each line"
+        ))
+        .hint("convert it on the way: jq -c '.[]' FILE | vecload load - --format jsonl")),
         SourceFormat::Jsonl => {
             let of_csv = [
                 ("--delimiter", options.delimiter.is_some()),
@@ -133,8 +134,12 @@ fn guess_delimiter(head: &Head) -> u8 {
             .has_headers(false)
             .flexible(true)
             .from_reader(head.text());
-        let mut counts: Vec<usize> =
-            reader.byte_records().take(GUESS_RECORDS).map_while(|record| record.ok()).map(|r| r.len()).collect();
+        let mut counts: Vec<usize> = reader
+            .byte_records()
+            .take(GUESS_RECORDS)
+            .map_while(|record| record.ok())
+            .map(|r| r.len())
+            .collect();
         // The last one may be cut off.
         if counts.len() > 1 && !head.is_all {
             counts.pop();
@@ -158,8 +163,10 @@ fn guess_delimiter(head: &Head) -> u8 {
 pub(super) fn check_header(names: &[String], place: &dyn std::fmt::Display) -> Result<()> {
     if let Some(data) = names.iter().find(|name| name.trim_start().starts_with(['[', '{'])) {
         let shown: String = data.chars().take(20).collect();
-        return Err(Error::refused(format!("{place}: its first record holds \"{shown}…\", so it is no header"))
-            .hint("if the file has no header, say --no-header and name columns by position: --map embedding=4"));
+        return Err(Error::refused(format!(
+            "{place}: its first record holds \"{shown}…\", so it is no header"
+        ))
+        .hint("if the file has no header, say --no-header and name columns by position: --map embedding=4"));
     }
     if names.iter().all(|name| name.is_empty()) {
         return Err(Error::refused(format!("{place}: its header names no column"))

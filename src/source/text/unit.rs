@@ -48,7 +48,13 @@ pub struct TextUnit {
 }
 
 impl TextUnit {
-    pub(super) fn new(unit: u32, start: Position, hash: String, buffer: UnitBuffer, pool: &Arc<BufferPool>) -> Self {
+    pub(super) fn new(
+        unit: u32,
+        start: Position,
+        hash: String,
+        buffer: UnitBuffer,
+        pool: &Arc<BufferPool>,
+    ) -> Self {
         Self { unit, start, hash, is_last: false, buffer, pool: Arc::downgrade(pool) }
     }
 
@@ -279,8 +285,7 @@ pub(super) struct BufferPool(Mutex<Vec<UnitBuffer>>);
 
 impl BufferPool {
     pub(super) fn take(&self) -> UnitBuffer {
-        let mut buffer =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         buffer.clear();
         buffer
     }
