@@ -98,14 +98,7 @@ impl Attempt {
             let ledger = BlockLedger::prepare(&session, self.run, Arc::clone(&source_ids)).await?;
             writers.push(Writer::prepare(session, endpoint.clone(), ledger).await?);
         }
-        let ids = match &self.plan.ids {
-            Some(ids) => {
-                let rows = self.plan.rows().unwrap_or(u64::MAX);
-                let session = self.session(&format!("{label} ids")).await?;
-                Some(IdPool::start(session, ids.sequence.clone(), ids.width, rows))
-            }
-            None => None,
-        };
+        let ids = self.start_ids(&label).await?;
         let reject_session = self.session(&format!("{label} rejects")).await?;
 
         let (block_sender, block_receiver) = channel::<HeldBlock>(2 * writer_count);
@@ -192,6 +185,13 @@ impl Attempt {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    async fn start_ids(&self, label: &str) -> Result<Option<Arc<IdPool>>> {
+        let Some(ids) = &self.plan.ids else { return Ok(None) };
+        let session = self.session(&format!("{label} ids")).await?;
+        let rows = self.plan.rows().unwrap_or(u64::MAX);
+        Ok(Some(IdPool::start(session, ids.sequence.clone(), ids.width, rows)))
     }
 
     async fn session(&self, name: &str) -> Result<Session> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use vecload::source::Place;
 use vecload::source::discover::discover;
 use vecload::source::parquet::ParquetFile;
 
@@ -163,8 +164,9 @@ fn compare_rejects(db: &Db, entry: &Entry, expected: &[Expected], outcome: &Outc
     let mut starts = BTreeMap::new();
     let mut next = 0;
     let sources =
-        discover(&[corpus().join(&entry.source).display().to_string()]).expect("the source's files");
-    for path in sources.files {
+        discover(&[corpus().join(&entry.source).display().to_string()], None).expect("the source's files");
+    for place in sources.places {
+        let Place::File(path) = place else { panic!("{place} is no file") };
         let file = ParquetFile::open(&path, usize::MAX).expect("a file that was loaded");
         let name = path.canonicalize().expect("a path").display().to_string();
         for (unit, rows) in file.row_group_rows().into_iter().enumerate() {
