@@ -1,10 +1,14 @@
-"""Cut data/debian-packages.parquet out of the larger set of package embeddings.
+"""Cut data/debian-packages.parquet out of the larger set of package embeddings, and write its beginning as text.
 
     python make_sample.py SOURCE.parquet [OUT.parquet]
+    python make_sample.py --text
 
-The same source and the same pyarrow give the same bytes: nothing here is random. Rows keep the order of the source.
+The second writes the first 100 rows of data/debian-packages.parquet as debian-packages.csv.gz and
+debian-packages.jsonl.zst. The same source and the same pyarrow give the same bytes: nothing here is random. Rows keep the order of the source.
 """
 
+import csv
+import io
 import json
 import sys
 from pathlib import Path
@@ -15,6 +19,7 @@ import pyarrow.parquet as pq
 ROWS = 1000
 ROW_GROUP = 250
 DIM = 384
+TEXT_ROWS = 100
 
 # Sections taken whole, so that a package keeps its neighbours.
 SECTIONS = {
@@ -53,7 +58,33 @@ def choose(contents: list[str], sections: list[str]) -> list[int]:
     return sorted(near + background)
 
 
+def write_text() -> None:
+    """The first rows as CSV, whose embeddings are texts, and as JSON Lines, whose embeddings and metadata are not."""
+    here = Path(__file__).parent
+    rows = pq.read_table(here / "debian-packages.parquet").slice(0, TEXT_ROWS).to_pylist()
+    names = list(rows[0])
+
+    def embedding(row: dict) -> str:
+        # pyarrow writes the shortest digits that give the same float again.
+        return "[" + ",".join(pa.array(row["embedding"], pa.float32()).cast(pa.string()).to_pylist()) + "]"
+
+    with pa.CompressedOutputStream(str(here / "debian-packages.csv.gz"), "gzip") as out:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(names)
+        for row in rows:
+            writer.writerow([embedding(row) if name == "embedding" else row[name] for name in names])
+        out.write(text.getvalue().encode())
+    with pa.CompressedOutputStream(str(here / "debian-packages.jsonl.zst"), "zstd") as out:
+        for row in rows:
+            scalars = {name: row[name] for name in names if name not in ("embedding", "metadata")}
+            line = json.dumps(scalars, ensure_ascii=False)[:-1]
+            out.write(f'{line}, "metadata": {row["metadata"]}, "embedding": {embedding(row)}}}\n'.encode())
+
+
 def main() -> None:
+    if sys.argv[1:] == ["--text"]:
+        return write_text()
     if len(sys.argv) not in (2, 3):
         raise SystemExit(__doc__)
     out = Path(sys.argv[2]) if len(sys.argv) == 3 else Path(__file__).parent / "debian-packages.parquet"
