@@ -10,8 +10,8 @@
 //! stages, within the [`memory`] that it is given.
 //!
 //! Around it: [`postgres`] connects and knows the catalog, [`mod@index`] drops and builds indexes, [`report`]
-//! tells what happened, [`search`] finds rows again, [`embedded`] runs a server, [`config`] reads
-//! `pipeline.toml`, and [`cli`] is the command line.
+//! tells what happened, [`search`] finds rows again, [`mod@generate`] writes synthetic rows to files,
+//! [`embedded`] runs a server, [`config`] reads `pipeline.toml`, and [`cli`] is the command line.
 
 pub mod batch;
 pub mod cli;
@@ -19,6 +19,7 @@ pub mod config;
 pub mod copy;
 pub mod embedded;
 pub mod error;
+pub mod generate;
 pub mod index;
 pub mod ledger;
 pub mod memory;

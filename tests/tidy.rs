@@ -31,11 +31,12 @@ const ARROWS: &[(&str, &str)] = &[
     ("ledger", "batch copy error index postgres source"),
     ("writer", "copy error ledger postgres route"),
     ("search", "batch error postgres"),
+    ("generate", "error source"),
     ("embedded", "error postgres"),
     ("config", "error index pipeline postgres"),
     ("report", "pipeline postgres route"),
     ("pipeline", "batch config copy error index ledger memory partition postgres report route source writer"),
-    ("cli", "batch config embedded error index ledger pipeline postgres report search source"),
+    ("cli", "batch config embedded error generate index ledger pipeline postgres report search source"),
 ];
 
 /// Modules that use each other, and why that is borne.

@@ -3,6 +3,7 @@
 pub mod discover;
 pub mod fingerprint;
 pub mod parquet;
+pub mod synthetic;
 pub mod text;
 
 use std::fmt;
