@@ -5,6 +5,8 @@ use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
 
 use super::reject::Reason;
 
+pub use super::text::vector::read_text;
+
 /// What the check of a row's elements found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Elements {
@@ -112,34 +114,6 @@ pub fn read_bytes(bytes: &[u8], out: &mut Vec<f32>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Appends the embedding in text: `[0.1, 2e-3, …]`, as `vector_in` takes it.
-pub fn read_text(bytes: &[u8], out: &mut Vec<f32>) -> Result<(), Reason> {
-    let refuse = |why: String| Reason::EmbeddingText(why);
-    let text = std::str::from_utf8(bytes).map_err(|_| Reason::InvalidUtf8)?.trim_ascii();
-    let inner = text
-        .strip_prefix('[')
-        .and_then(|text| text.strip_suffix(']'))
-        .ok_or_else(|| refuse("it is not enclosed in [ and ]".into()))?;
-    if inner.trim_ascii().is_empty() {
-        return Ok(());
-    }
-    for (index, item) in inner.split(',').enumerate() {
-        let item = item.trim_ascii();
-        if item.eq_ignore_ascii_case("null") {
-            return Err(Reason::EmbeddingElementNull);
-        }
-        let value: f32 = item.parse().map_err(|_| {
-            refuse(format!("element {} is \"{}\"", index + 1, super::reject::excerpt(item.as_bytes())))
-        })?;
-        // Rust reads 1e39 as infinity; only the words mean it.
-        if value.is_infinite() && item.bytes().any(|byte| byte.is_ascii_digit()) {
-            return Err(Reason::ElementRange("the range of a 4-byte float"));
-        }
-        out.push(value);
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,20 +127,6 @@ mod tests {
         assert_eq!(check_elements(&[-65_520.0], true), Elements::Refused);
         assert_eq!(check_elements(&[65_520.0], false), Elements::Good);
         assert_eq!(element_refusal(&[1.0, f32::NEG_INFINITY, f32::NAN], false), Some(Reason::Infinite));
-    }
-
-    #[test]
-    fn text_is_read_as_vector_in_does() {
-        let read = |text: &str| {
-            let mut out = Vec::new();
-            read_text(text.as_bytes(), &mut out).map(|()| out)
-        };
-        assert_eq!(read(" [1, -2.5e1 ,3]"), Ok(vec![1.0, -25.0, 3.0]));
-        assert_eq!(read("[]"), Ok(vec![]));
-        assert!(matches!(read("[1,,2]"), Err(Reason::EmbeddingText(_))));
-        assert!(matches!(read("1,2"), Err(Reason::EmbeddingText(_))));
-        assert_eq!(read("[1,null]"), Err(Reason::EmbeddingElementNull));
-        assert!(matches!(read("[1e39]"), Err(Reason::ElementRange(_))));
     }
 
     #[test]

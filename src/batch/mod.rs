@@ -8,6 +8,7 @@ pub mod convert;
 pub mod embedding;
 pub mod json;
 pub mod reject;
+pub mod text;
 
 use std::collections::BTreeMap;
 
