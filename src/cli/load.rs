@@ -103,6 +103,7 @@ fn request(context: &Context<'_>, arguments: LoadArguments) -> Result<LoadReques
     }
     Ok(LoadRequest {
         sources: arguments.sources,
+        synthetic: None,
         options: SourceOptions {
             format: arguments.format,
             text: TextOptions {

@@ -65,6 +65,7 @@ pub(super) async fn run(context: &Context<'_>) -> Result<u8> {
     let request = LoadRequest {
         sources: vec![path.display().to_string()],
         options: SourceOptions::default(),
+        synthetic: None,
         table,
         mapping: Mapping::default(),
         name: Some("seed".into()),

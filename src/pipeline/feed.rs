@@ -94,6 +94,13 @@ impl Feeder {
                     let rows = |unit: u32| unit_rows[unit as usize];
                     left = self.hand_out(index, parts, rows, left)?;
                 }
+                Reading::Synthetic { unit_rows, .. } => {
+                    let parts: Vec<UnitPart> = (0..)
+                        .zip(unit_rows)
+                        .map(|(unit, rows)| UnitPart { source: index, unit, rows: 0..*rows })
+                        .collect();
+                    left = self.hand_out(index, &parts, |unit| unit_rows[unit as usize], left)?;
+                }
                 Reading::Text { source: text, .. } => left = self.scan(index, source, text, left)?,
             }
             if self.stop.is_stopping() {

@@ -25,6 +25,7 @@ use crate::postgres::{ConnectSettings, QualifiedName, Session, SessionOptions};
 use crate::report::LoadReport;
 use crate::source::Place;
 use crate::source::discover::discover;
+use crate::source::synthetic::SyntheticOptions;
 
 /// Shards of a table that a load creates where Citus is.
 const SHARDS: u32 = 32;
@@ -39,6 +40,8 @@ pub struct LoadRequest {
     pub sources: Vec<String>,
     /// What the sources are.
     pub options: SourceOptions,
+    /// Rows that are made, instead of sources.
+    pub synthetic: Option<SyntheticOptions>,
     /// The target.
     pub table: QualifiedName,
     /// `--map` and `--set`.
@@ -109,6 +112,11 @@ pub async fn open_sources(request: &LoadRequest, observer: &dyn Observer) -> Res
     if request.settings.memory < MEMORY_MIN {
         return Err(Error::refused(format!("--memory {} bytes is too little", request.settings.memory))
             .hint(format!("give at least {}MiB", MEMORY_MIN >> 20)));
+    }
+    if let Some(synthetic) = request.synthetic.clone() {
+        let settings = request.settings.clone();
+        let opened = blocking(move || opened::open_synthetic(synthetic, &settings)).await?;
+        return Ok(OpenedSources { sources: Arc::new(vec![opened]), stop: StopFlag::default() });
     }
     let found = discover(&request.sources, request.options.format)?;
     for path in &found.repeated {
@@ -365,7 +373,7 @@ impl Prepared {
             let asked = left;
             left = left.saturating_sub(source.extent().map_or(0, |extent| extent.rows));
             let done = match &source.reading {
-                Reading::Parquet { unit_rows, .. } => (0..)
+                Reading::Parquet { unit_rows, .. } | Reading::Synthetic { unit_rows, .. } => (0..)
                     .zip(unit_rows)
                     .scan(0, |before, (unit, rows)| {
                         let begins = *before;

@@ -15,6 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::source::discover::SourceFormat;
 use crate::source::fingerprint::Fingerprint;
 use crate::source::parquet::{ParquetFile, PartReader, PositionedFile, Projection};
+use crate::source::synthetic::{Synthetic, SyntheticOptions};
 use crate::source::text::{TextFormat, TextOptions, TextSource};
 use crate::source::{Embeddings, Place};
 
@@ -49,6 +50,8 @@ pub enum OpenedKind {
     Parquet(Vec<u64>),
     /// Text, whose records are counted as they are read.
     Text(Arc<TextSource>),
+    /// Rows that are made.
+    Synthetic(Arc<Synthetic>),
 }
 
 /// What sources are and how they are read, as the user says it.
@@ -99,6 +102,30 @@ fn open_parquet(path: &Path, footer_bytes_max: usize) -> Result<OpenedSource> {
         fields: file.fields().clone(),
         text: (0..file.fields().len()).map(|column| file.is_text(column)).collect(),
         kind: OpenedKind::Parquet(file.row_group_rows()),
+    })
+}
+
+/// Makes a synthetic source; its tables are a part of `--memory`.
+pub fn open_synthetic(options: SyntheticOptions, settings: &LoadSettings) -> Result<OpenedSource> {
+    let synthetic = Synthetic::new(options)?;
+    let tables = synthetic.bytes();
+    if tables > settings.memory / 4 {
+        return Err(Error::refused(format!(
+            "the tables of clusters and channels take {}, and --memory leaves {} for them",
+            show_size(tables as u64),
+            show_size(settings.memory as u64 / 4)
+        ))
+        .hint(format!("give --memory {}MiB or more, or fewer --clusters or --channels", (tables * 4).div_ceil(1 << 20))));
+    }
+    let identity = synthetic.identity();
+    let fields = synthetic.fields();
+    Ok(OpenedSource {
+        place: Place::Synthetic,
+        name: identity.clone(),
+        fingerprint: Fingerprint { content: identity, size: 0, modified_nanos: 0 },
+        text: fields.iter().map(|field| *field.data_type() == DataType::Binary).collect(),
+        fields,
+        kind: OpenedKind::Synthetic(Arc::new(synthetic)),
     })
 }
 
@@ -158,6 +185,7 @@ pub(super) fn dimensions(source: &OpenedSource, column: usize, memory: usize) ->
     let unit_rows = match (&source.kind, &source.place) {
         (OpenedKind::Parquet(unit_rows), Place::File(path)) => (unit_rows, path),
         (OpenedKind::Text(text), _) => return text_dimensions(text, column),
+        (OpenedKind::Synthetic(synthetic), _) => return Ok(vec![synthetic.options().dim]),
         _ => return Err(Error::bug("Parquet that is no file")),
     };
     let projection = Projection { embedding: column, columns: Vec::new() };

@@ -9,6 +9,7 @@ use crate::partition::FieldSource;
 use crate::postgres::catalog::{Sequence, Target};
 use crate::source::fingerprint::Fingerprint;
 use crate::source::parquet::Projection;
+use crate::source::synthetic::Synthetic;
 use crate::source::text::{TextProjection, TextSource};
 use crate::source::{Place, UnitPart};
 
@@ -114,13 +115,22 @@ pub enum Reading {
         /// Columns to read.
         projection: Arc<TextProjection>,
     },
+    /// Rows that are made.
+    Synthetic {
+        /// How.
+        synthetic: Arc<Synthetic>,
+        /// Rows of each unit.
+        unit_rows: Vec<u64>,
+        /// Columns to make, without the embedding.
+        columns: Vec<usize>,
+    },
 }
 
 impl PlannedSource {
     /// Its units and rows, where they are known before all is read.
     pub fn extent(&self) -> Option<Extent> {
         match &self.reading {
-            Reading::Parquet { unit_rows, .. } => {
+            Reading::Parquet { unit_rows, .. } | Reading::Synthetic { unit_rows, .. } => {
                 Some(Extent { units: unit_rows.len() as u32, rows: unit_rows.iter().sum(), hash: None })
             }
             Reading::Text { .. } => None,
@@ -132,6 +142,7 @@ impl PlannedSource {
         match &self.reading {
             Reading::Parquet { .. } => "parquet",
             Reading::Text { projection, .. } => projection.format.kind(),
+            Reading::Synthetic { .. } => "synthetic",
         }
     }
 }
@@ -187,14 +198,18 @@ impl LoadPlan {
         self.block_bytes() / 2
     }
 
-    /// Memory for pages and batches, of all lanes together.
+    /// Memory for pages and batches, of all lanes together; tables of synthetic sources have their part of it.
     pub fn lane_memory(&self) -> usize {
-        self.settings.memory / 2
+        let tables = |source: &PlannedSource| match &source.reading {
+            Reading::Synthetic { synthetic, .. } => synthetic.bytes(),
+            _ => 0,
+        };
+        (self.settings.memory / 2).saturating_sub(self.sources.iter().map(tables).sum())
     }
 
     /// Memory for encoded rows.
     pub fn block_memory(&self) -> usize {
-        self.settings.memory - self.lane_memory()
+        self.settings.memory - self.settings.memory / 2
     }
 
     /// Partitions of the hash range.
@@ -222,7 +237,7 @@ impl LoadPlan {
             .map(|source| match (&source.reading, &source.place) {
                 (Reading::Parquet { stored_bytes, .. }, _) => Some(*stored_bytes),
                 (Reading::Text { .. }, Place::File(_)) => Some(source.fingerprint.size),
-                (Reading::Text { .. }, _) => None,
+                (Reading::Text { .. }, _) | (Reading::Synthetic { .. }, _) => None,
             })
             .sum()
     }

@@ -257,6 +257,11 @@ impl SourceContext<'_> {
                     source: Arc::clone(text),
                 })
             }
+            (OpenedKind::Synthetic(synthetic), _) => Ok(Reading::Synthetic {
+                unit_rows: synthetic.unit_rows(),
+                synthetic: Arc::clone(synthetic),
+                columns: projection.columns,
+            }),
             _ => Err(Error::bug("Parquet that is no file")),
         }
     }

@@ -9,8 +9,12 @@ use crate::config::sizes::show_size;
 use crate::error::{Error, Kind, Result};
 use crate::memory::Reservation;
 use crate::source::parquet::{ParquetFile, PartReader};
+use crate::source::synthetic::{Synthetic, SyntheticReader};
 use crate::source::text::TextReader;
 use crate::source::{Place, SourceBatch, UnitPart};
+
+/// What the columns of a synthetic row take, the embedding aside.
+const SYNTHETIC_ROW_BYTES: usize = 512;
 
 /// A part that is being read.
 pub(super) struct OpenPart {
@@ -23,6 +27,7 @@ pub(super) struct OpenPart {
 enum Reader {
     Parquet { reader: Box<PartReader>, file: Arc<ParquetFile>, source: usize },
     Text(TextReader),
+    Synthetic(SyntheticReader),
 }
 
 impl OpenPart {
@@ -31,6 +36,7 @@ impl OpenPart {
         match &mut self.reader {
             Reader::Parquet { reader, .. } => reader.next_batch(),
             Reader::Text(reader) => reader.next_batch(),
+            Reader::Synthetic(reader) => reader.next_batch(),
         }
     }
 
@@ -44,6 +50,7 @@ impl OpenPart {
         match &mut self.reader {
             Reader::Parquet { reader, .. } => reader.recycle(values),
             Reader::Text(reader) => reader.recycle(values),
+            Reader::Synthetic(reader) => reader.recycle(values),
         }
     }
 
@@ -51,7 +58,7 @@ impl OpenPart {
     pub(super) fn close(self, context: &LaneContext) -> Result<()> {
         match self.reader {
             Reader::Parquet { file, source, .. } => unchanged(&file, &context.plan.sources[source]),
-            Reader::Text(_) => Ok(()),
+            Reader::Text(_) | Reader::Synthetic(_) => Ok(()),
         }
     }
 }
@@ -60,7 +67,12 @@ impl LaneContext {
     /// Opens what a lane was given; `None` when the load is stopping.
     pub(super) fn open(&self, work: Work) -> Result<Option<OpenPart>> {
         match work {
-            Work::Part(part) => self.open_parquet(part),
+            Work::Part(part) => match &self.plan.sources[part.source].reading {
+                Reading::Synthetic { synthetic, columns, .. } => {
+                    self.open_synthetic(part, Arc::clone(synthetic), columns.clone())
+                }
+                _ => self.open_parquet(part),
+            },
             Work::Text(part) => {
                 let Reading::Text { projection, .. } = &self.plan.sources[part.source].reading else {
                     return Err(Error::bug("records of a source that is no text"));
@@ -71,6 +83,21 @@ impl LaneContext {
                 Ok(Some(OpenPart { reader, row_bytes: 0.0, _memory: None }))
             }
         }
+    }
+
+    fn open_synthetic(
+        &self,
+        part: UnitPart,
+        synthetic: Arc<Synthetic>,
+        columns: Vec<usize>,
+    ) -> Result<Option<OpenPart>> {
+        let working = self.plan.working_bytes(SYNTHETIC_ROW_BYTES);
+        let Some(memory) = self.reserve(&self.lane_memory, working, &self.counters.read, || {})? else {
+            return Ok(None);
+        };
+        let rows = self.plan.batch_rows(SYNTHETIC_ROW_BYTES);
+        let reader = SyntheticReader::open(synthetic, part, columns, rows, self.plan.dim);
+        Ok(Some(OpenPart { reader: Reader::Synthetic(reader), row_bytes: 0.0, _memory: Some(memory) }))
     }
 
     fn open_parquet(&self, part: UnitPart) -> Result<Option<OpenPart>> {

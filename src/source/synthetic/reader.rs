@@ -68,7 +68,8 @@ impl SyntheticReader {
             .map_err(|error| Error::bug("put a batch of synthetic rows together").because(error))?;
         let embeddings = self.embeddings(&rows);
         self.position += count as u64;
-        Ok(Some(SourceBatch { origin, rows: count, embeddings, columns }))
+        let (malformed, positions) = (Vec::new(), Vec::new());
+        Ok(Some(SourceBatch { origin, rows: count, embeddings, columns, malformed, positions }))
     }
 
     /// Takes back the buffer of a batch that has been encoded, for the next one.
