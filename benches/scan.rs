@@ -45,7 +45,8 @@ fn rows(dim: usize) -> String {
     let mut state = 1u64;
     while text.len() < BYTES {
         let row = text.len();
-        write!(text, "{},{},\"row {row}, about two hundred bytes of ", row % 1000, row % 77).expect("a string");
+        write!(text, "{},{},\"row {row}, about two hundred bytes of ", row % 1000, row % 77)
+            .expect("a string");
         text.push_str(&"text ".repeat(30));
         write!(text, "\",\"{{\"\"row\"\": {row}}}\",\"[").expect("a string");
         for element in 0..dim {

@@ -64,8 +64,10 @@ pub(super) enum ProgressMode {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Load Parquet, CSV or JSON Lines into the target table
+    /// Load Parquet, CSV, JSON Lines or synthetic rows into the target table
     Load(Box<LoadArguments>),
+    /// Write synthetic rows to a file, and queries with their exact neighbours
+    Generate(Box<GenerateArguments>),
     /// Create the target table, its indexes and the ledger; safe to run again
     Migrate(MigrateArguments),
     /// Load 20 sample chunks
@@ -82,8 +84,16 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct LoadArguments {
     /// Files, directories or globs; - is standard input
-    #[arg(required = true, value_name = "SOURCE")]
+    #[arg(required_unless_present = "synthetic_rows", value_name = "SOURCE")]
     pub sources: Vec<String>,
+    /// Load this many rows that are made instead of sources, such as 10M
+    #[arg(
+        long = "synthetic",
+        id = "synthetic_rows",
+        value_name = "ROWS",
+        conflicts_with_all = ["sources", "format", "delimiter", "null", "no_header"]
+    )]
+    pub synthetic_rows: Option<String>,
     /// Format of the sources (default: by name and content)
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub format: Option<SourceFormat>,
@@ -129,6 +139,59 @@ pub(super) struct LoadArguments {
     /// What becomes of secondary indexes (default: auto)
     #[arg(long, value_enum, value_name = "POLICY")]
     pub index: Option<IndexPolicy>,
+    /// What synthetic rows are made from.
+    #[command(flatten)]
+    pub synthetic: SyntheticArguments,
+}
+
+/// What synthetic rows are made from.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Synthetic rows")]
+pub(super) struct SyntheticArguments {
+    /// Dimension of the embeddings (default: 1536)
+    #[arg(long, value_name = "N")]
+    pub dim: Option<usize>,
+    /// Number of channels (default: 1000)
+    #[arg(long, value_name = "N")]
+    pub channels: Option<String>,
+    /// Exponent of Zipf's law, by which rows are spread over channels; 0: evenly (default: 1.1)
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    pub skew: Option<f64>,
+    /// Clusters that the embeddings are drawn from (default: 256)
+    #[arg(long, value_name = "N")]
+    pub clusters: Option<u32>,
+    /// Seed of all random numbers (default: 42)
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+/// `vecload generate`
+#[derive(Debug, Args)]
+pub(super) struct GenerateArguments {
+    /// File that ends in .parquet, .csv, .csv.gz or .csv.zst; - for CSV on stdout
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// Number of rows, such as 10M
+    #[arg(long, value_name = "N")]
+    pub rows: String,
+    /// Also write this many queries with their exact nearest neighbours
+    #[arg(long, value_name = "N")]
+    pub queries: Option<String>,
+    /// Neighbours of a query, overall and in its channel (default: 100)
+    #[arg(short, value_name = "N", requires = "queries")]
+    pub k: Option<usize>,
+    /// Where the queries go (default: OUT's name with .queries.parquet)
+    #[arg(long, value_name = "FILE", requires = "queries")]
+    pub queries_out: Option<PathBuf>,
+    /// Threads (default: one per core)
+    #[arg(long, value_name = "N")]
+    pub lanes: Option<usize>,
+    /// Replace files that exist
+    #[arg(long)]
+    pub force: bool,
+    /// What the rows are made from.
+    #[command(flatten)]
+    pub synthetic: SyntheticArguments,
 }
 
 /// `vecload migrate`

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::args::LoadArguments;
+use super::generate::synthetic_options;
 use super::printer::{Printer, counted, grouped, shown_seconds};
 use super::progress::LoadProgress;
 use super::server::{Context, Server, key_value};
@@ -14,6 +15,7 @@ use crate::pipeline::opened::SourceOptions;
 use crate::pipeline::plan::LoadSettings;
 use crate::pipeline::preflight::Mapping;
 use crate::report::{self, LoadReport, LoadState};
+use crate::source::synthetic::SyntheticOptions;
 use crate::source::text::TextOptions;
 
 /// Writers by default: with one the server waits for the client between blocks; beyond eight, measurements
@@ -101,9 +103,10 @@ fn request(context: &Context<'_>, arguments: LoadArguments) -> Result<LoadReques
                 || !text.starts_with(&format!("{target}="))
         });
     }
+    let synthetic = synthetic(context, &arguments)?;
     Ok(LoadRequest {
         sources: arguments.sources,
-        synthetic: None,
+        synthetic,
         options: SourceOptions {
             format: arguments.format,
             text: TextOptions {
@@ -133,6 +136,30 @@ fn request(context: &Context<'_>, arguments: LoadArguments) -> Result<LoadReques
             limit: arguments.limit.as_deref().map(parse_count).transpose()?,
         },
     })
+}
+
+/// What is to be made instead of read.
+fn synthetic(context: &Context<'_>, arguments: &LoadArguments) -> Result<Option<SyntheticOptions>> {
+    let given = &arguments.synthetic;
+    let Some(rows) = &arguments.synthetic_rows else {
+        let options = [
+            ("--dim", given.dim.is_some()),
+            ("--channels", given.channels.is_some()),
+            ("--skew", given.skew.is_some()),
+            ("--clusters", given.clusters.is_some()),
+            ("--seed", given.seed.is_some()),
+        ];
+        return match options.iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(Error::refused(format!(
+                "{option} is for synthetic rows, and sources are given"
+            ))
+            .hint(
+                "leave it out: a source has the rows that it has; or load synthetic rows: --synthetic 10M",
+            )),
+            None => Ok(None),
+        };
+    };
+    synthetic_options(rows, given, &context.file.synthetic).map(Some)
 }
 
 /// A delimiter as it is typed: one byte, or the name of one that is hard to type.

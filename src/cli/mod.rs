@@ -2,6 +2,7 @@
 
 mod args;
 mod db;
+mod generate;
 mod load;
 mod loads;
 mod migrate;
@@ -57,6 +58,7 @@ fn run(arguments: Arguments, printer: &Printer) -> Result<u8> {
     let code = runtime.block_on(async {
         match arguments.command {
             Command::Load(arguments) => load::run(&context, *arguments).await,
+            Command::Generate(arguments) => generate::run(&context, *arguments).await,
             Command::Migrate(arguments) => migrate::run(&context, arguments).await,
             Command::Seed => seed::run(&context).await,
             Command::Search(arguments) => search::run(&context, arguments).await,

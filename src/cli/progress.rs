@@ -12,11 +12,13 @@ use crate::index::BuildProgress;
 use crate::pipeline::counters::Bottleneck;
 use crate::pipeline::load::{LoadView, Observer};
 
-const REDRAW_EVERY: Duration = Duration::from_millis(100);
-const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Between two drawings of bars.
+pub(super) const REDRAW_EVERY: Duration = Duration::from_millis(100);
+/// Between two lines.
+pub(super) const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// The first line comes early: it shows that rows flow.
-const FIRST_LINE_AFTER: Duration = Duration::from_secs(2);
+pub(super) const FIRST_LINE_AFTER: Duration = Duration::from_secs(2);
 
 /// The rate shown is that of about the last so many seconds.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
@@ -143,19 +145,20 @@ struct Sample {
 }
 
 /// Rates over the last seconds.
-struct Rates {
+pub(super) struct Rates {
     started: Instant,
     samples: Vec<Sample>,
 }
 
 impl Rates {
-    fn start() -> Self {
+    /// Nothing has flowed yet.
+    pub(super) fn start() -> Self {
         let started = Instant::now();
         Self { started, samples: vec![Sample { at: started, rows: 0, bytes: 0 }] }
     }
 
     /// Rows and bytes per second.
-    fn next(&mut self, rows: u64, bytes: u64) -> (f64, f64) {
+    pub(super) fn next(&mut self, rows: u64, bytes: u64) -> (f64, f64) {
         let now = Sample { at: Instant::now(), rows, bytes };
         self.samples.push(now);
         let old = self.samples.iter().rposition(|sample| now.at - sample.at > RATE_WINDOW).unwrap_or(0);
@@ -252,7 +255,8 @@ async fn print_lines(view: LoadView) {
     }
 }
 
-fn style(template: &str) -> BarStyle {
+/// A bar of this form.
+pub(super) fn style(template: &str) -> BarStyle {
     BarStyle::with_template(template).unwrap_or_else(|_| BarStyle::default_bar())
 }
 

@@ -31,6 +31,8 @@ pub struct PipelineFile {
     pub set: BTreeMap<String, String>,
     /// `[search]`
     pub search: SearchSection,
+    /// `[synthetic]`
+    pub synthetic: SyntheticSection,
 }
 
 /// Where to.
@@ -94,6 +96,22 @@ pub struct SearchSection {
     pub ef_search: u32,
 }
 
+/// Synthetic rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyntheticSection {
+    /// Dimension of the embeddings.
+    pub dim: usize,
+    /// Number of channels.
+    pub channels: u64,
+    /// How unevenly rows are spread over channels.
+    pub skew: f64,
+    /// Clusters that embeddings are drawn from.
+    pub clusters: u32,
+    /// What random numbers are drawn from.
+    pub seed: u64,
+}
+
 impl Default for DatabaseSection {
     fn default() -> Self {
         Self { url: String::new(), table: "chunks".into() }
@@ -127,6 +145,12 @@ impl Default for LoadSection {
 impl Default for SearchSection {
     fn default() -> Self {
         Self { k: 10, ef_search: 0 }
+    }
+}
+
+impl Default for SyntheticSection {
+    fn default() -> Self {
+        Self { dim: 1536, channels: 1000, skew: 1.1, clusters: 256, seed: 42 }
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn in_order<T: Send>(
         }
         // The lanes alone hold these ends, so that each side notices when the other has gone.
         drop((numbers, done));
-        collect(blocks, window as u64, control, &tickets, &made, take)
+        collect(blocks, window as u64, control, tickets, made, take)
     })
 }
 
@@ -49,12 +49,14 @@ fn work<T>(numbers: &Receiver<u64>, done: &Sender<(u64, Result<T>)>, make: impl 
 }
 
 /// The writer's side: gives out tickets, so that no lane runs ahead, and puts blocks in order.
+///
+/// Its ends of the queues are dropped with it, which ends the lanes.
 fn collect<T>(
     blocks: u64,
     window: u64,
     control: &Control,
-    tickets: &Sender<u64>,
-    made: &Receiver<(u64, Result<T>)>,
+    tickets: Sender<u64>,
+    made: Receiver<(u64, Result<T>)>,
     mut take: impl FnMut(T) -> Result<()>,
 ) -> Result<()> {
     let gone = || Error::bug("the lanes ended before the rows did");

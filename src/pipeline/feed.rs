@@ -21,9 +21,8 @@ use crate::memory::{Budget, Denied, Reservation};
 use crate::postgres::Session;
 use crate::source::fingerprint::Fingerprint;
 use crate::source::parquet::PositionedFile;
-use crate::source::text::input::Compression;
 use crate::source::text::scanner::UNIT_BYTES;
-use crate::source::text::{Scanner, TextPart, TextSource, TextUnit, UnitMemory};
+use crate::source::text::{Compression, Scanner, TextPart, TextSource, TextUnit, UnitMemory};
 use crate::source::{Place, UnitPart};
 
 /// Bytes of a unit that one lane takes at a time, so that lanes share a unit.

@@ -133,6 +133,9 @@ pub async fn open_sources(request: &LoadRequest, observer: &dyn Observer) -> Res
     for source in &opened {
         if let OpenedKind::Text(text) = &source.kind {
             tracing::info!("{}: {}, columns {}", source.place, text.format, text.columns.join(", "));
+            if text.has_no_record {
+                observer.warn(&format!("{} has a header and no rows", source.place));
+            }
         }
     }
     Ok(OpenedSources { sources: Arc::new(opened), stop })

@@ -75,7 +75,11 @@ pub fn open_sources(
     stop: &StopFlag,
 ) -> Result<Vec<OpenedSource>> {
     let open = |place: Place| match &place {
-        Place::File(path) if is_parquet(path, options)? => open_parquet(path, settings.footer_bytes_max()),
+        Place::File(path) if is_parquet(path, options)? => match options.text.is_of_csv() {
+            Some(option) => Err(Error::refused(format!("{option} is for CSV, and {place} is Parquet"))
+                .hint("leave the option out; if the file is CSV, say so: --format csv")),
+            None => open_parquet(path, settings.footer_bytes_max()),
+        },
         _ => open_text(place, options, settings, stop),
     };
     places.into_iter().map(open).collect()
@@ -115,7 +119,10 @@ pub fn open_synthetic(options: SyntheticOptions, settings: &LoadSettings) -> Res
             show_size(tables as u64),
             show_size(settings.memory as u64 / 4)
         ))
-        .hint(format!("give --memory {}MiB or more, or fewer --clusters or --channels", (tables * 4).div_ceil(1 << 20))));
+        .hint(format!(
+            "give --memory {}MiB or more, or fewer --clusters or --channels",
+            (tables * 4).div_ceil(1 << 20)
+        )));
     }
     let identity = synthetic.identity();
     let fields = synthetic.fields();

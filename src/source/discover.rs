@@ -57,9 +57,11 @@ pub fn discover(arguments: &[String], format: Option<SourceFormat>) -> Result<Fo
         };
         for place in places {
             let canonical = match (&place, &key) {
-                (Place::File(file), None) => {
-                    file.canonicalize().or_refused(|| format!("find {}", file.display()))?
-                }
+                (Place::File(file), None) => file.canonicalize().map_err(|error| {
+                    Error::refused(format!("find {}", file.display()))
+                        .because(error)
+                        .hint("a pipe is read as standard input: vecload load -")
+                })?,
                 (_, key) => key.clone().unwrap_or_default(),
             };
             if seen.insert(canonical) {

@@ -15,13 +15,14 @@ fn the_commands_are_listed() {
     Usage: vecload [OPTIONS] <COMMAND>
 
     Commands:
-      load     Load Parquet files into the target table
-      migrate  Create the target table, its indexes and the ledger; safe to run again
-      seed     Load 20 sample chunks
-      search   Find the nearest rows by cosine distance
-      loads    Show what was loaded; take a load back
-      db       Run vecload's own PostgreSQL server
-      help     Print this message or the help of the given subcommand(s)
+      load      Load Parquet files into the target table
+      generate  Write synthetic rows to a file, and queries with their exact neighbours
+      migrate   Create the target table, its indexes and the ledger; safe to run again
+      seed      Load 20 sample chunks
+      search    Find the nearest rows by cosine distance
+      loads     Show what was loaded; take a load back
+      db        Run vecload's own PostgreSQL server
+      help      Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help

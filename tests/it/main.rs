@@ -14,6 +14,7 @@ mod connect;
 mod corpus;
 mod damage;
 mod embedded;
+mod generate;
 mod help;
 mod history;
 mod identity;

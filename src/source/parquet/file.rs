@@ -30,8 +30,10 @@ impl PositionedFile {
         // Looked at first: opening a pipe would wait for its other end.
         let kind = std::fs::metadata(path).or_refused(|| format!("open {}", path.display()))?;
         if !kind.is_file() {
-            return Err(Error::refused(format!("{} is not a regular file", path.display()))
-                .hint("give Parquet files, directories of them, or globs"));
+            return Err(Error::refused(format!("{} is not a regular file", path.display())).hint(format!(
+                "give files, directories or globs; a pipe is read as standard input: vecload load - < {}",
+                path.display()
+            )));
         }
         let file = File::open(path).or_refused(|| format!("open {}", path.display()))?;
         let metadata = file.metadata().or_refused(|| format!("read the size of {}", path.display()))?;

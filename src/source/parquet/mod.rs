@@ -321,7 +321,10 @@ fn check_frame(file: &PositionedFile, footer_bytes_max: usize) -> Result<(u64, u
             }
             _ => "it does not start with PAR1",
         };
-        return refuse(format!("is not a Parquet file: {kind}"), "vecload load reads Parquet files");
+        return refuse(
+            format!("is not a Parquet file: {kind}"),
+            "if it is CSV or JSON Lines, say so: --format csv, --format jsonl",
+        );
     }
     let cut = "the file is truncated (an upload or copy that was cut?); copy or write it again";
     if file.size() < 4 + TAIL_BYTES {

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use flate2::bufread::GzDecoder;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -18,6 +19,9 @@ const STOP_LOOK_MILLIS: u16 = 100;
 
 /// The first bytes tell how a source is compressed.
 const MAGIC_BYTES: usize = 6;
+
+/// Compressed bytes read at a time.
+const GZIP_READ_BYTES: usize = 64 << 10;
 
 /// Asked whether the load is stopping.
 pub type Stopping = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -95,7 +99,7 @@ impl TextInput {
         let raw = Cursor::new(magic).chain(raw);
         let reader: Box<dyn Read + Send> = match compression {
             Compression::None => Box::new(raw),
-            Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(raw)),
+            Compression::Gzip => Box::new(GzipMembers::new(raw)),
             Compression::Zstd => {
                 let mut decoder =
                     zstd::stream::read::Decoder::new(raw).or_refused(|| format!("read {place}"))?;
@@ -123,7 +127,7 @@ impl TextInput {
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         loop {
             match self.reader.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(read) => return Ok(read),
                 Err(error) => return Err(self.unreadable(error)),
             }
@@ -137,7 +141,7 @@ impl TextInput {
             (Compression::None, _) => {
                 (format!("read {place} at byte {at}"), "check the device, then run again")
             }
-            (_, io::ErrorKind::UnexpectedEof) => (
+            (_, ErrorKind::UnexpectedEof) => (
                 format!("{place} ends in the middle of its compressed data, after {at} bytes"),
                 "the file is truncated (an upload or copy that was cut?); rows already loaded stay; put a whole \
                  copy in its place",
@@ -148,7 +152,7 @@ impl TextInput {
             ),
             _ => (
                 format!("decompress {place}, about byte {at}"),
-                "the compressed data is damaged; rows already loaded stay; put a good copy in its place",
+                "the compressed data is damaged here; rows already loaded stay; put a good copy in its place",
             ),
         };
         Error::failed(what).because(error).hint(hint)
@@ -173,6 +177,51 @@ impl TextInput {
 impl fmt::Debug for TextInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TextInput").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// The members of a gzip stream, one after another. Zeros may follow the last one, as tapes and block devices
+/// leave them; anything else is an error, where flate2's own reader calls it a damaged or cut member.
+struct GzipMembers<R: Read> {
+    /// None at the end.
+    member: Option<GzDecoder<BufReader<R>>>,
+}
+
+impl<R: Read> GzipMembers<R> {
+    fn new(raw: R) -> Self {
+        Self { member: Some(GzDecoder::new(BufReader::with_capacity(GZIP_READ_BYTES, raw))) }
+    }
+}
+
+impl<R: Read> Read for GzipMembers<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let read = member.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let Some(mut raw) = self.member.take().map(GzDecoder::into_inner) else { break };
+            loop {
+                let next = raw.fill_buf()?;
+                let zeros = next.iter().take_while(|byte| **byte == 0).count();
+                match next.get(zeros) {
+                    None if next.is_empty() => break,
+                    None => raw.consume(zeros),
+                    Some(0x1f) => {
+                        raw.consume(zeros);
+                        self.member = Some(GzDecoder::new(raw));
+                        break;
+                    }
+                    Some(_) => {
+                        return Err(io::Error::new(
+                            ErrorKind::InvalidData,
+                            "something else follows the gzip data",
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(0)
     }
 }
 

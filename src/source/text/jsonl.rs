@@ -39,12 +39,14 @@ pub(super) fn visit<'a>(
     let mut deserializer = serde_json::Deserializer::from_slice(line);
     let visited = deserializer.deserialize_map(Members(each)).and_then(|()| deserializer.end());
     visited.map_err(|error| {
-        // The line's number within itself says nothing.
+        // The line's number within itself says nothing, and only a syntax error knows its place.
         let text = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
-        match text.strip_suffix(&place) {
-            Some(text) => format!("{text} (byte {} of the line)", error.column()),
-            None => text,
+        let text = text.strip_suffix(&place).unwrap_or(&text);
+        match error.is_data() {
+            true if text.starts_with("invalid type") => "it is no JSON object".into(),
+            true => text.into(),
+            false => format!("{text} (byte {} of the line)", error.column()),
         }
     })
 }
@@ -57,7 +59,8 @@ pub(super) fn text_of(value: &RawValue) -> Result<Option<Cow<'_, str>>, String> 
         Some(b'"') if !text.contains('\\') => Ok(Some(Cow::Borrowed(&text[1..text.len() - 1]))),
         Some(b'"') => serde_json::from_str::<String>(text)
             .map(|text| Some(Cow::Owned(text)))
-            .map_err(|error| format!("a string that can't be text: {error}")),
+            // What is a string by JSON's syntax and yet no text has half of a surrogate pair.
+            .map_err(|_| "a string with a lone surrogate, which is no text".to_string()),
         _ => Ok(Some(Cow::Borrowed(text))),
     }
 }

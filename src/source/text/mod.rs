@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 
-pub use self::input::{Stopping, TextInput};
+pub use self::input::{Compression, Stopping, TextInput};
 pub use self::reader::{TextColumn, TextPart, TextProjection, TextReader};
 pub use self::scanner::Scanner;
 pub use self::unit::{Position, TextUnit, UnitMemory};
@@ -35,6 +35,18 @@ pub struct TextOptions {
     pub null: Option<String>,
     /// `--no-header`.
     pub no_header: bool,
+}
+
+impl TextOptions {
+    /// An option that is given and has a meaning for CSV alone.
+    pub fn is_of_csv(&self) -> Option<&'static str> {
+        let options = [
+            ("--delimiter", self.delimiter.is_some()),
+            ("--null", self.null.is_some()),
+            ("--no-header", self.no_header),
+        ];
+        options.iter().find(|(_, given)| *given).map(|(option, _)| *option)
+    }
 }
 
 /// How text is read, resolved.
@@ -121,6 +133,8 @@ pub struct TextSource {
     pub format: TextFormat,
     /// Names of its columns; of JSON Lines, the keys of the first objects.
     pub columns: Vec<String>,
+    /// Whether there is nothing after the header.
+    pub has_no_record: bool,
     /// Standard input and what was read of it; it can be read once.
     stdin: Mutex<Option<TextInput>>,
     head: Vec<u8>,
@@ -139,10 +153,14 @@ impl TextSource {
         window_bytes_max: usize,
         stopping: Stopping,
     ) -> Result<Self> {
-        let refused = |error: Error| error.with_kind(crate::error::Kind::Refused);
+        let refused = |error: Error| {
+            error
+                .with_kind(crate::error::Kind::Refused)
+                .hint("nothing was loaded; put a good copy in its place, or leave it out")
+        };
         let mut input = TextInput::open(&place, window_bytes_max, stopping)?;
         let mut head = Head::read(&mut input).map_err(refused)?;
-        head.check(&place)?;
+        head.check(&place, input.compression() != Compression::None)?;
         let format = sniff::format(&head, &place, format, options)?;
         let columns = loop {
             let found = match &format {
@@ -165,6 +183,10 @@ impl TextSource {
             }
             head.read_on(&mut input, more).map_err(refused)?;
         };
+        let has_no_record = match &format {
+            TextFormat::Csv(csv) => head.is_all && csv_records(&head, csv).len() <= usize::from(csv.header),
+            TextFormat::JsonLines => false,
+        };
         let (head_bytes, head_is_all) = (head.bytes.len(), head.is_all);
         let (stdin, head) = match place {
             Place::Stdin => (Some(input), head.bytes),
@@ -174,6 +196,7 @@ impl TextSource {
             place,
             format,
             columns,
+            has_no_record,
             stdin: Mutex::new(stdin),
             head,
             head_bytes,

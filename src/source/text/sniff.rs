@@ -52,11 +52,18 @@ impl Head {
     }
 
     /// Refuses what is no text in UTF-8 or an encoding like it.
-    pub(super) fn check(&self, place: &dyn std::fmt::Display) -> Result<()> {
+    pub(super) fn check(&self, place: &dyn std::fmt::Display, is_compressed: bool) -> Result<()> {
         let refuse = |what: &str, hint: &str| Err(Error::refused(format!("{place} {what}")).hint(hint));
         let bytes = &self.bytes[..];
         if bytes.is_empty() {
-            return refuse("is empty (0 bytes)", "check what should have written it, or leave it out");
+            return refuse(
+                if is_compressed {
+                    "is empty: its compressed data holds nothing"
+                } else {
+                    "is empty (0 bytes)"
+                },
+                "check what should have written it, or leave it out",
+            );
         }
         let nuls =
             |odd: usize| bytes.iter().skip(odd).step_by(2).take(512).filter(|byte| **byte == 0).count();
@@ -72,7 +79,7 @@ impl Head {
         if bytes.starts_with(b"PAR1") {
             return refuse(
                 "is a Parquet file",
-                "give Parquet as a file, without --format: its footer is at the end, and a pipe can't be sought",
+                "say --format parquet, or name the file .parquet; from a pipe Parquet can't be read: its footer is at the end",
             );
         }
         if memchr::memchr(0, bytes).is_some() {
@@ -95,6 +102,7 @@ pub(super) fn format(
     let first = head.text().trim_ascii_start().first().copied();
     let format = match format {
         Some(format) => format,
+        None if options.is_of_csv().is_some() => SourceFormat::Csv,
         None if matches!(first, Some(b'{' | b'[')) => SourceFormat::Jsonl,
         None => SourceFormat::Csv,
     };
@@ -104,20 +112,11 @@ pub(super) fn format(
             "{place} is one JSON array, and vecload reads JSON Lines: an object in each line"
         ))
         .hint("convert it on the way: jq -c '.[]' FILE | vecload load - --format jsonl")),
-        SourceFormat::Jsonl => {
-            let of_csv = [
-                ("--delimiter", options.delimiter.is_some()),
-                ("--null", options.null.is_some()),
-                ("--no-header", options.no_header),
-            ];
-            match of_csv.iter().find(|(_, given)| *given) {
-                Some((option, _)) => {
-                    Err(Error::refused(format!("{option} is for CSV, and {place} is JSON Lines"))
-                        .hint("leave the option out, or name the format with --format csv"))
-                }
-                None => Ok(TextFormat::JsonLines),
-            }
-        }
+        SourceFormat::Jsonl => match options.is_of_csv() {
+            Some(option) => Err(Error::refused(format!("{option} is for CSV, and {place} is JSON Lines"))
+                .hint("leave the option out, or name the format with --format csv")),
+            None => Ok(TextFormat::JsonLines),
+        },
         SourceFormat::Csv => Ok(TextFormat::Csv(CsvFormat {
             delimiter: options.delimiter.unwrap_or_else(|| guess_delimiter(head)),
             null: options.null.clone(),
@@ -126,7 +125,8 @@ pub(super) fn format(
     }
 }
 
-/// The delimiter by which the first records have the same number of fields, and most of them.
+/// The delimiter by which the first records have the same number of fields, and most of them. One by which a
+/// field is a whole `[…]` comes before one that cuts embeddings up.
 fn guess_delimiter(head: &Head) -> u8 {
     let fields = |delimiter: u8| {
         let mut reader = csv::ReaderBuilder::new()
@@ -134,22 +134,20 @@ fn guess_delimiter(head: &Head) -> u8 {
             .has_headers(false)
             .flexible(true)
             .from_reader(head.text());
-        let mut counts: Vec<usize> = reader
-            .byte_records()
-            .take(GUESS_RECORDS)
-            .map_while(|record| record.ok())
-            .map(|r| r.len())
-            .collect();
+        let whole = reader.byte_records().take(GUESS_RECORDS).map_while(|record| record.ok());
+        let mut records: Vec<csv::ByteRecord> = whole.collect();
         // The last one may be cut off.
-        if counts.len() > 1 && !head.is_all {
-            counts.pop();
+        if records.len() > 1 && !head.is_all {
+            records.pop();
         }
-        let header = counts.first().copied().unwrap_or(0);
-        let same = counts.iter().filter(|count| **count == header).count();
+        let header = records.first().map_or(0, csv::ByteRecord::len);
+        let same = records.iter().filter(|record| record.len() == header).count();
         // Fields count only by a delimiter that most records agree on.
-        if same * 2 > counts.len() { header } else { header.min(1) }
+        let fields = if same * 2 > records.len() { header } else { header.min(1) };
+        let embeddings = records.iter().filter(|record| record.iter().any(is_whole_list)).count();
+        (fields > 1 && embeddings > 0 && embeddings * 2 >= records.len(), fields)
     };
-    let mut best = (DELIMITERS[0], 1);
+    let mut best = (DELIMITERS[0], (false, 1));
     for delimiter in DELIMITERS {
         let fields = fields(*delimiter);
         if fields > best.1 {
@@ -157,6 +155,11 @@ fn guess_delimiter(head: &Head) -> u8 {
         }
     }
     best.0
+}
+
+fn is_whole_list(field: &[u8]) -> bool {
+    let field = field.trim_ascii();
+    matches!((field.first(), field.last()), (Some(b'['), Some(b']')) | (Some(b'{'), Some(b'}')))
 }
 
 /// Refuses a header that can't be one.
