@@ -192,7 +192,7 @@ fn glance(view: &LoadView, rates: &mut Rates) -> Glance {
             )
         }
         (None, Some(bytes)) => {
-            let read = view.counters.read.totals().bytes;
+            let read = view.counters.bytes_read();
             let share = (read as f64 / bytes.max(1) as f64).min(1.0);
             let elapsed = rates.started.elapsed().as_secs_f64();
             (Some(share), (share > 0.0).then(|| elapsed * (1.0 - share) / share))

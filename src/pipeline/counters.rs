@@ -56,7 +56,9 @@ fn nanos(duration: Duration) -> u64 {
 /// Counters of an attempt.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Reading units; bytes as stored.
+    /// Scanning text, in one thread, waits for who writes it included; bytes as stored.
+    pub scan: Stage,
+    /// Reading units; bytes as stored, those of text aside.
     pub read: Stage,
     /// Mapping and checking rows.
     pub batch: Stage,
@@ -72,6 +74,13 @@ pub struct Counters {
     pub skipped: AtomicU64,
 }
 
+impl Counters {
+    /// Bytes read of the sources, as stored.
+    pub fn bytes_read(&self) -> u64 {
+        self.scan.totals().bytes + self.read.totals().bytes
+    }
+}
+
 /// What holds the load up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -85,14 +94,17 @@ pub enum Bottleneck {
 }
 
 impl Bottleneck {
-    /// Judged from how busy a lane and a writer are on average: whoever works the larger part of the time
-    /// holds the other up.
+    /// Judged from how busy the scan, a lane and a writer are on average: whoever works the largest part of the
+    /// time holds the others up.
     pub fn of(counters: &Counters, lanes: usize, writers: usize) -> Self {
         let read = counters.read.totals().busy;
         let encode = counters.batch.totals().busy + counters.partition.totals().busy;
+        let scan = counters.scan.totals().busy;
         let lane = (read + encode) / u32::try_from(lanes.max(1)).unwrap_or(u32::MAX);
         let writer = counters.write.totals().busy / u32::try_from(writers.max(1)).unwrap_or(u32::MAX);
-        if writer >= lane {
+        if scan > writer && scan > lane {
+            Self::Source
+        } else if writer >= lane {
             Self::Server
         } else if read >= encode {
             Self::Source
@@ -127,5 +139,9 @@ mod tests {
         assert_eq!(of(4, 2, 20), Bottleneck::Server);
         assert_eq!(of(4, 2, 8), Bottleneck::Source);
         assert_eq!(of(1, 5, 8), Bottleneck::Encode);
+        let slow_producer = Counters::default();
+        slow_producer.scan.worked(1, 1, Duration::from_secs(3));
+        slow_producer.write.worked(1, 1, Duration::from_secs(4));
+        assert_eq!(Bottleneck::of(&slow_producer, 2, 2), Bottleneck::Source);
     }
 }

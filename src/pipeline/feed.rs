@@ -169,12 +169,12 @@ impl Feeder {
 
     fn next_unit(&self, scanner: &mut Scanner) -> Result<Option<TextUnit>> {
         let (started, stored) = (Instant::now(), scanner.input().stored().bytes());
-        let waited = self.counters.read.totals().wait;
+        let waited = self.counters.scan.totals().wait;
         let unit = scanner.next_unit(self)?;
-        // Lanes wait in this stage too; what is left is at most what the scan took.
-        let waiting = self.counters.read.totals().wait.saturating_sub(waited);
+        let waiting = self.counters.scan.totals().wait - waited;
         let read = scanner.input().stored().bytes() - stored;
-        self.counters.read.worked(0, read, started.elapsed().saturating_sub(waiting));
+        let rows = unit.as_ref().map_or(0, TextUnit::rows);
+        self.counters.scan.worked(rows, read, started.elapsed().saturating_sub(waiting));
         Ok(unit)
     }
 
@@ -283,7 +283,10 @@ impl Feeder {
 
     /// False when the lanes have gone.
     fn send(&self, work: Work) -> bool {
-        self.work.send(work).is_ok()
+        let started = Instant::now();
+        let sent = self.work.send(work).is_ok();
+        self.counters.scan.waited(started.elapsed());
+        sent
     }
 }
 
@@ -309,7 +312,7 @@ impl UnitMemory for Feeder {
                 Err(_elapsed) => {}
             }
         };
-        self.counters.read.waited(started.elapsed());
+        self.counters.scan.waited(started.elapsed());
         outcome
     }
 }

@@ -114,7 +114,7 @@ pub(super) async fn settle(
         name: load.name.clone(),
         state,
         rows,
-        bytes: ByteCounts { read: counters.read.totals().bytes, copied: written.bytes },
+        bytes: ByteCounts { read: counters.bytes_read(), copied: written.bytes },
         seconds: report::seconds(load.started.elapsed()),
         rows_per_second: (rows.loaded as f64 / at_least_a_millisecond(figures.load_time).as_secs_f64())
             .round(),

@@ -68,7 +68,7 @@ pub struct ByteCounts {
 /// A stage's books.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StageReport {
-    /// Its name: read, batch, partition or write.
+    /// Its name: scan (of text), read, batch, partition or write.
     pub name: &'static str,
     /// Rows that went through it.
     pub rows: u64,
@@ -138,12 +138,19 @@ pub fn stages(counters: &Counters) -> Vec<StageReport> {
         busy_seconds: seconds(totals.busy),
         wait_seconds: seconds(totals.wait),
     };
-    vec![
+    // Only text is scanned.
+    let scan = counters.scan.totals();
+    let mut stages = Vec::new();
+    if scan.bytes > 0 {
+        stages.push(report("scan", scan));
+    }
+    stages.extend([
         report("read", counters.read.totals()),
         report("batch", counters.batch.totals()),
         report("partition", counters.partition.totals()),
         report("write", counters.write.totals()),
-    ]
+    ]);
+    stages
 }
 
 /// What to try for more speed.
@@ -159,7 +166,7 @@ pub fn advice(bottleneck: Bottleneck, lanes: usize, writers: usize, cores: usize
             format!("this machine sets the pace; try --lanes {}", lanes + 1)
         }
         Bottleneck::Source => {
-            "reading sets the pace: a file with more row groups, or a lighter codec, reads faster".into()
+            "reading sets the pace: Parquet with more row groups, or a lighter codec, reads faster".into()
         }
         Bottleneck::Encode => "this machine's cores set the pace; a machine with more loads faster".into(),
     }
