@@ -11,6 +11,7 @@ use serde_json::json;
 use super::plan::{LoadPlan, LoadSettings, PlannedSource, ReservedIds};
 use crate::batch::convert::{ColumnRejects, Converter};
 use crate::batch::reject::Reason;
+use crate::batch::text::TextForm;
 use crate::batch::{Batcher, FilledColumn, Filling, embedding};
 use crate::config::sizes::show_size;
 use crate::error::{Error, Kind, Result};
@@ -215,7 +216,8 @@ impl SourceContext<'_> {
                     let column = source_column(source, &target.name, self.mapping)?
                         .ok_or_else(|| unmapped(source, &target.name, &target.type_name))?;
                     let field = &source.fields[column];
-                    let converter = Converter::bind(field, source.text[column], target_type).map_err(|error| {
+                    let form = if source.text[column] { TextForm::Values } else { TextForm::Bytes };
+                    let converter = Converter::bind(field, form, target_type).map_err(|error| {
                         let (path, name) = (source.path.display(), &target.name);
                         Error::refused(format!("{path}: {error} (column {name} of {})", self.target.name)).hint(format!(
                             "map another column: --map {name}=COLUMN, or leave it out by renaming it in the source"
@@ -430,7 +432,7 @@ fn source_names(source: &OpenedSource) -> String {
 /// The field of a `--set` value: text, converted as a source's text would be.
 fn constant(name: &str, value: &str, target_type: &TargetType) -> Result<Vec<u8>> {
     let field = Field::new(name, DataType::Binary, true);
-    let converter = Converter::bind(&field, true, target_type)?;
+    let converter = Converter::bind(&field, TextForm::Values, target_type)?;
     let array: ArrayRef = Arc::new(BinaryArray::from_vec(vec![value.as_bytes()]));
     let mut rejects = ColumnRejects::new();
     let cells = converter.convert(&array, &mut rejects)?;

@@ -12,12 +12,13 @@ use arrow::datatypes::{DataType, Field};
 
 use super::{ColumnRejects, Converter, VARIANT, shown};
 use crate::batch::reject::{EXCERPT_BYTES_MAX, Reason};
+use crate::batch::text::TextForm;
 use crate::postgres::types::TargetType;
 
 /// A column converted: the fields without their length, null where there is none, and the rejects.
 fn convert(array: ArrayRef, target: &TargetType) -> (Vec<Option<Vec<u8>>>, ColumnRejects) {
     let field = Field::new("v", array.data_type().clone(), true);
-    let converter = Converter::bind(&field, true, target).expect("the types go together");
+    let converter = Converter::bind(&field, TextForm::Values, target).expect("the types go together");
     let mut rejects = Vec::new();
     let cells = converter.convert(&array, &mut rejects).expect("no bug");
     let fields = (0..array.len()).map(|row| {
@@ -128,7 +129,7 @@ fn keys_of_maps_become_text() {
             .into(),
     );
     let map = DataType::Map(Arc::new(Field::new("entries", bytes, false)), false);
-    assert!(Converter::bind(&Field::new("m", map, true), false, &TargetType::Jsonb).is_err());
+    assert!(Converter::bind(&Field::new("m", map, true), TextForm::Bytes, &TargetType::Jsonb).is_err());
 }
 
 #[test]
@@ -260,7 +261,8 @@ fn a_variant_is_refused_by_name() {
     let field =
         Field::new("m", DataType::Struct(vec![Field::new("value", DataType::Binary, true)].into()), true)
             .with_metadata([("ARROW:extension:name".to_string(), VARIANT.to_string())]);
-    let refused = Converter::bind(&field, false, &TargetType::Jsonb).map_err(|error| error.to_string());
+    let refused =
+        Converter::bind(&field, TextForm::Bytes, &TargetType::Jsonb).map_err(|error| error.to_string());
     assert!(refused.is_err_and(|text| text.contains("VARIANT")));
 }
 
