@@ -286,7 +286,12 @@ fn arrays_and_vectors_in_text_are_the_servers() {
     let alphabet = "[],0123456789.eE-+xnaif ";
     server.agrees("vector(3)", &TargetType::Vector(Some(3)), alphabet, &vectors);
     server.agrees("vector", &TargetType::Vector(None), alphabet, &[&vectors[..], &["[1]", "[1,2]"]].concat());
-    server.agrees("halfvec(3)", &TargetType::Halfvec(Some(3)), alphabet, &[&vectors[..4], &["[65504,2049,1e-8]"]].concat());
+    server.agrees(
+        "halfvec(3)",
+        &TargetType::Halfvec(Some(3)),
+        alphabet,
+        &[&vectors[..4], &["[65504,2049,1e-8]"]].concat(),
+    );
 }
 
 #[test]
