@@ -13,6 +13,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use vecload::batch::convert::Converter;
+use vecload::batch::text::TextForm;
 use vecload::batch::{Batcher, FilledColumn, Filling};
 use vecload::postgres::types::TargetType;
 use vecload::source::{Embeddings, Origin, SourceBatch};
@@ -54,7 +55,8 @@ pub(crate) fn source_batch(rows: usize, dim: usize, channels: u64) -> (Batcher, 
         not_null: true,
         filling: Filling::Column(
             index,
-            Converter::bind(columns.schema().field(index), true, &target).expect("a column that fits"),
+            Converter::bind(columns.schema().field(index), TextForm::Values, &target)
+                .expect("a column that fits"),
         ),
     };
     let batcher = Batcher {

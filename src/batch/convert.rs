@@ -3,6 +3,7 @@
 //! Arrow's casts do the work that they do by the target's rules; a value that turns null in a safe cast is
 //! one that the target type refuses, and becomes a reject.
 
+mod input;
 mod nested;
 mod numbers;
 mod structures;
@@ -23,6 +24,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use super::cells::Cells;
 use super::embedding;
 use super::reject::{Reason, excerpt};
+use super::text::TextForm;
 use crate::error::{Error, Result};
 use crate::postgres::types::TargetType;
 
@@ -69,13 +71,15 @@ enum How {
     Vector {
         text: bool,
     },
+    /// Text of CSV or JSON Lines, by the parser for the target's type.
+    Input(TextForm),
 }
 
 impl Converter {
     /// Binds a source column to a target type, or says that vecload has no way between the two.
     ///
-    /// Text columns arrive as bytes; `text` says that the source calls them text.
-    pub fn bind(source: &Field, text: bool, target: &TargetType) -> Result<Self> {
+    /// Text columns arrive as bytes; `form` says what the source means by them.
+    pub fn bind(source: &Field, form: TextForm, target: &TargetType) -> Result<Self> {
         use DataType as D;
         use TargetType as T;
         let from = source.data_type();
@@ -83,17 +87,23 @@ impl Converter {
         let how = match target {
             _ if variant => None,
             _ if *from == D::Null => Some(How::Null),
+            T::Text | T::Varchar(_) | T::Enum(_) if is_text(from) => Some(How::Text),
+            T::Json | T::Jsonb if is_text(from) => Some(How::JsonFromText),
+            T::Vector(_) | T::Halfvec(_) if embedding::readable(from) => {
+                Some(How::Vector { text: form.is_text() })
+            }
+            T::Vector(_) | T::Halfvec(_) => None,
+            _ if form.is_input() && is_text(from) => Some(How::Input(form)),
             T::Int2 | T::Int4 | T::Int8 if from.is_floating() => Some(How::IntegerFromFloat),
             T::Int2 | T::Int4 | T::Int8 if from.is_numeric() || is_text(from) => Some(How::Integer),
             T::Float4 | T::Float8 if from.is_numeric() || is_text(from) => Some(How::Float),
             T::Numeric(_) if from.is_numeric() || is_text(from) => Some(How::Numeric),
             T::Bool if *from == D::Boolean || is_text(from) => Some(How::Bool),
-            T::Text | T::Varchar(_) | T::Enum(_) if is_text(from) || is_scalar(from) => Some(How::Text),
+            T::Text | T::Varchar(_) | T::Enum(_) if is_scalar(from) => Some(How::Text),
             T::Uuid if *from == D::FixedSizeBinary(16) => Some(How::Uuid),
             T::Uuid if is_text(from) => Some(How::UuidFromText),
             T::Date if is_date_or_time(from) || is_text(from) => Some(How::Date),
             T::Timestamp | T::Timestamptz if is_date_or_time(from) || is_text(from) => Some(How::Timestamp),
-            T::Json | T::Jsonb if is_text(from) => Some(How::JsonFromText),
             T::Json | T::Jsonb if is_structure(from) && structures::has_scalar_keys(from) => {
                 Some(How::JsonFromStructure(Arc::new(source.clone())))
             }
@@ -108,7 +118,6 @@ impl Converter {
             T::Int8Array if element(from).is_some_and(|item| item.is_integer() || item.is_null()) => {
                 Some(How::Int8Array)
             }
-            T::Vector(_) | T::Halfvec(_) if embedding::readable(from) => Some(How::Vector { text }),
             _ => None,
         };
         match how {
@@ -141,6 +150,7 @@ impl Converter {
             How::TextArray => self.text_arrays(array, rejects),
             How::Int8Array => self.integer_arrays(array, rejects),
             How::Vector { text } => self.vectors(array, *text, rejects),
+            How::Input(form) => self.input(array, *form, rejects),
         }
     }
 

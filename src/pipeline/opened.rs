@@ -10,6 +10,7 @@ use super::plan::LoadSettings;
 use super::stop::StopFlag;
 use crate::batch::embedding;
 use crate::batch::reject::Reason;
+use crate::batch::text::TextForm;
 use crate::config::sizes::show_size;
 use crate::error::{Error, Kind, Result};
 use crate::source::discover::SourceFormat;
@@ -37,8 +38,8 @@ pub struct OpenedSource {
     pub fingerprint: Fingerprint,
     /// Its top-level columns; text appears as `Binary`.
     pub fields: Fields,
-    /// Which of them the source calls text.
-    pub text: Vec<bool>,
+    /// What the bytes of each are.
+    pub forms: Vec<TextForm>,
     /// What else is known of it.
     pub kind: OpenedKind,
 }
@@ -104,9 +105,13 @@ fn open_parquet(path: &Path, footer_bytes_max: usize) -> Result<OpenedSource> {
         name: absolute_name(path),
         fingerprint,
         fields: file.fields().clone(),
-        text: (0..file.fields().len()).map(|column| file.is_text(column)).collect(),
+        forms: (0..file.fields().len()).map(|column| text_or_bytes(file.is_text(column))).collect(),
         kind: OpenedKind::Parquet(file.row_group_rows()),
     })
+}
+
+fn text_or_bytes(is_text: bool) -> TextForm {
+    if is_text { TextForm::Values } else { TextForm::Bytes }
 }
 
 /// Makes a synthetic source; its tables are a part of `--memory`.
@@ -130,7 +135,7 @@ pub fn open_synthetic(options: SyntheticOptions, settings: &LoadSettings) -> Res
         place: Place::Synthetic,
         name: identity.clone(),
         fingerprint: Fingerprint { content: identity, size: 0, modified_nanos: 0 },
-        text: fields.iter().map(|field| *field.data_type() == DataType::Binary).collect(),
+        forms: fields.iter().map(|field| text_or_bytes(*field.data_type() == DataType::Binary)).collect(),
         fields,
         kind: OpenedKind::Synthetic(Arc::new(synthetic)),
     })
@@ -176,7 +181,13 @@ fn open_text(
         place,
         name,
         fingerprint,
-        text: vec![true; names.len()],
+        forms: vec![
+            match source.format {
+                TextFormat::Csv(_) => TextForm::Input,
+                TextFormat::JsonLines => TextForm::Json,
+            };
+            names.len()
+        ],
         fields: names.into_iter().map(|name| Field::new(name, DataType::Binary, true)).collect(),
         kind: OpenedKind::Text(Arc::new(source)),
     })

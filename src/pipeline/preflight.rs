@@ -10,6 +10,7 @@ use serde_json::json;
 use super::opened::{OpenedKind, OpenedSource, dimensions};
 use super::plan::{LoadPlan, LoadSettings, PlannedSource, Reading, ReservedIds};
 use crate::batch::convert::{ColumnRejects, Converter};
+use crate::batch::text::TextForm;
 use crate::batch::{Batcher, FilledColumn, Filling, embedding};
 use crate::error::{Error, Result};
 use crate::partition::FieldSource;
@@ -175,7 +176,7 @@ impl SourceContext<'_> {
                     let column = source_column(source, &target.name, self.mapping)?
                         .ok_or_else(|| unmapped(source, &target.name, &target.type_name))?;
                     let field = &source.fields[column];
-                    let converter = Converter::bind(field, source.text[column], target_type).map_err(|error| {
+                    let converter = Converter::bind(field, source.forms[column], target_type).map_err(|error| {
                         let (path, name) = (&source.place, &target.name);
                         Error::refused(format!("{path}: {error} (column {name} of {})", self.target.name)).hint(format!(
                             "map another column: --map {name}=COLUMN, or leave it out by renaming it in the source"
@@ -440,7 +441,7 @@ fn source_names(source: &OpenedSource) -> String {
 /// The field of a `--set` value: text, converted as a source's text would be.
 fn constant(name: &str, value: &str, target_type: &TargetType) -> Result<Vec<u8>> {
     let field = Field::new(name, DataType::Binary, true);
-    let converter = Converter::bind(&field, true, target_type)?;
+    let converter = Converter::bind(&field, TextForm::Values, target_type)?;
     let array: ArrayRef = Arc::new(BinaryArray::from_vec(vec![value.as_bytes()]));
     let mut rejects = ColumnRejects::new();
     let cells = converter.convert(&array, &mut rejects)?;

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::{SinkExt, StreamExt};
 use tokio::runtime::Runtime;
 use tokio_postgres::types::{FromSqlOwned, ToSql};
 use tokio_postgres::{Client, Config, NoTls, Row};
@@ -77,6 +77,17 @@ impl Session {
             assert!(since.elapsed() < PATIENCE, "waited in vain until {condition}");
             self.run("select pg_sleep(0.01)");
         }
+    }
+
+    /// Sends what a COPY statement takes.
+    #[track_caller]
+    pub(crate) fn copy_in(&self, copy: &str, bytes: Vec<u8>) {
+        let done = self.runtime.block_on(async {
+            let mut sink = pin!(self.client.copy_in(copy).await?);
+            sink.send(bytes::Bytes::from(bytes)).await?;
+            sink.finish().await
+        });
+        done.unwrap_or_else(|error| panic!("{copy}: {error:?}"));
     }
 
     /// The values of a query as the server's binary COPY writes them, row by row.

@@ -14,8 +14,11 @@ use crate::error::Result;
 use crate::postgres::types::TargetType;
 
 /// OIDs of array elements, from `pg_type.dat`.
-const TEXT_OID: u32 = 25;
-const INT8_OID: u32 = 20;
+pub(super) const TEXT_OID: u32 = 25;
+pub(super) const INT8_OID: u32 = 20;
+
+/// pgvector's limit for `vector` and `halfvec`.
+const DIMENSIONS_MAX: usize = 16_000;
 
 impl Converter {
     pub(super) fn text_arrays(&self, array: &ArrayRef, rejects: &mut ColumnRejects) -> Result<Cells> {
@@ -71,6 +74,12 @@ impl Converter {
             let refuse = |reason| Err((reason, shown(array, row)));
             if let Err(reason) = embedding::read_row(array.as_ref(), row, text, &mut values) {
                 return refuse(reason);
+            }
+            if values.is_empty() || values.len() > DIMENSIONS_MAX {
+                let found = values.len();
+                return refuse(Reason::Value(format!(
+                    "{found} dimensions, and a vector has 1 to {DIMENSIONS_MAX}"
+                )));
             }
             let expected = expected.unwrap_or(values.len());
             if values.len() != expected {

@@ -170,7 +170,7 @@ impl Converter {
         }))
     }
 
-    fn out_of_range(&self) -> Reason {
+    pub(super) fn out_of_range(&self) -> Reason {
         Reason::Value(format!("out of range for {}", self.target))
     }
 }

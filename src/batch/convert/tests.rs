@@ -12,12 +12,21 @@ use arrow::datatypes::{DataType, Field};
 
 use super::{ColumnRejects, Converter, VARIANT, shown};
 use crate::batch::reject::{EXCERPT_BYTES_MAX, Reason};
+use crate::batch::text::TextForm;
 use crate::postgres::types::TargetType;
 
 /// A column converted: the fields without their length, null where there is none, and the rejects.
 fn convert(array: ArrayRef, target: &TargetType) -> (Vec<Option<Vec<u8>>>, ColumnRejects) {
+    convert_from(TextForm::Values, array, target)
+}
+
+fn convert_from(
+    form: TextForm,
+    array: ArrayRef,
+    target: &TargetType,
+) -> (Vec<Option<Vec<u8>>>, ColumnRejects) {
     let field = Field::new("v", array.data_type().clone(), true);
-    let converter = Converter::bind(&field, true, target).expect("the types go together");
+    let converter = Converter::bind(&field, form, target).expect("the types go together");
     let mut rejects = Vec::new();
     let cells = converter.convert(&array, &mut rejects).expect("no bug");
     let fields = (0..array.len()).map(|row| {
@@ -128,7 +137,7 @@ fn keys_of_maps_become_text() {
             .into(),
     );
     let map = DataType::Map(Arc::new(Field::new("entries", bytes, false)), false);
-    assert!(Converter::bind(&Field::new("m", map, true), false, &TargetType::Jsonb).is_err());
+    assert!(Converter::bind(&Field::new("m", map, true), TextForm::Bytes, &TargetType::Jsonb).is_err());
 }
 
 #[test]
@@ -260,7 +269,8 @@ fn a_variant_is_refused_by_name() {
     let field =
         Field::new("m", DataType::Struct(vec![Field::new("value", DataType::Binary, true)].into()), true)
             .with_metadata([("ARROW:extension:name".to_string(), VARIANT.to_string())]);
-    let refused = Converter::bind(&field, false, &TargetType::Jsonb).map_err(|error| error.to_string());
+    let refused =
+        Converter::bind(&field, TextForm::Bytes, &TargetType::Jsonb).map_err(|error| error.to_string());
     assert!(refused.is_err_and(|text| text.contains("VARIANT")));
 }
 
@@ -284,4 +294,63 @@ fn excerpts_of_lists_are_bounded() {
 fn integers_stay_as_they_are() {
     let (fields, rejects) = convert(Arc::new(Int64Array::from(vec![Some(-1), None])), &TargetType::Int8);
     assert_eq!((fields, rejects.len()), (vec![Some(vec![0xff; 8]), None], 0));
+}
+
+#[test]
+fn text_means_what_its_source_means_by_it() {
+    let bytea = |form| convert_from(form, texts(&["\\x00"]), &TargetType::Bytea).0.remove(0);
+    assert_eq!(bytea(TextForm::Values), Some(b"\\x00".to_vec()));
+    assert_eq!(bytea(TextForm::Bytes), Some(b"\\x00".to_vec()));
+    assert_eq!((bytea(TextForm::Input), bytea(TextForm::Json)), (Some(vec![0]), Some(vec![0])));
+
+    let list = |form, text: &str, target: &TargetType| convert_from(form, texts(&[text]), target);
+    let written = list(TextForm::Input, "{\"a\",1.10,NULL,true}", &TargetType::TextArray).0;
+    let json = list(TextForm::Json, "[\"a\", 1.10, null, true]", &TargetType::TextArray).0;
+    assert_eq!(json, written);
+    assert_eq!(list(TextForm::Json, "{\"a\",1.10,NULL,true}", &TargetType::TextArray).0, written);
+    assert_eq!(
+        list(TextForm::Json, "[1, \"-2\", null]", &TargetType::Int8Array).0,
+        list(TextForm::Input, "{1,-2,NULL}", &TargetType::Int8Array).0
+    );
+    assert_eq!(list(TextForm::Input, "[1]", &TargetType::Int8Array).1.len(), 1);
+    assert_eq!(list(TextForm::Json, "[\"\\u0000\"]", &TargetType::TextArray).1[0].1, Reason::NulByte);
+    assert_eq!(list(TextForm::Json, "[1e3]", &TargetType::Int8Array).1[0].1.class(), "value");
+
+    let vectors = ["[1,2]", "{1,2}", "1;2", "[1, 2]"];
+    let (fields, rejects) = convert_from(TextForm::Json, texts(&vectors), &TargetType::Vector(Some(2)));
+    assert!(rejects.is_empty() && fields.iter().all(|field| *field == fields[0]));
+}
+
+#[test]
+fn input_is_rejected_by_row_with_its_reason() {
+    let reason = |target: &TargetType, text: &[u8]| {
+        let column: ArrayRef = Arc::new(BinaryArray::from_opt_vec(vec![None, Some(text)]));
+        let (fields, mut rejects) = convert_from(TextForm::Input, column, target);
+        assert_eq!((&fields[0], rejects.len(), rejects[0].0), (&None, 1, 1));
+        let (_, reason, shown) = rejects.remove(0);
+        assert!(!shown.is_empty());
+        (reason.class(), reason.to_string())
+    };
+    let (class, shown) = reason(&TargetType::Timestamptz, b"31/01/2024");
+    assert!(class == "value" && shown.contains("write 2024-01-31 12:30:00"), "{shown}");
+    for (target, text, class) in [
+        (TargetType::Int2, &b"32768"[..], "integer_out_of_range"),
+        (TargetType::Int4, b"0x80000000", "integer_out_of_range"),
+        (TargetType::Int8Array, b"{9223372036854775808}", "integer_out_of_range"),
+        (TargetType::Int8, b"1.0", "value"),
+        (TargetType::Float4, b"1e-50", "value"),
+        (TargetType::Float8, b"-nan", "value"),
+        (TargetType::Numeric(Some((3, 0))), b"1000", "value"),
+        (TargetType::Bool, b"maybe", "value"),
+        (TargetType::Uuid, b"1234", "value"),
+        (TargetType::Date, b"2023-02-29", "value"),
+        (TargetType::Bytea, b"\xff", "invalid_utf8"),
+        (TargetType::Bytea, b"a\0", "nul_byte"),
+        (TargetType::TextArray, b"{\xff}", "invalid_utf8"),
+        (TargetType::TextArray, b"{{a}}", "value"),
+        (TargetType::Vector(None), b"[]", "value"),
+        (TargetType::Vector(Some(2)), b"[1]", "dimension"),
+    ] {
+        assert_eq!(reason(&target, text).0, class, "{} into {target}", text.escape_ascii());
+    }
 }

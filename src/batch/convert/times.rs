@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Date32Type, Int64Type, TimeUnit};
 use super::{ColumnRejects, Converter, as_binary, fixed, is_text, shown};
 use crate::batch::cells::Cells;
 use crate::batch::reject::Reason;
+use crate::batch::text::times::{DATES, TIMESTAMPS};
 use crate::copy::{POSTGRES_EPOCH_DAYS, POSTGRES_EPOCH_MICROS};
 use crate::error::Result;
 use crate::postgres::types::TargetType;
@@ -29,10 +30,9 @@ impl Converter {
 
     /// Days or microseconds since the server's epoch; what lies outside its calendar is rejected.
     fn moments(&self, array: &ArrayRef, rejects: &mut ColumnRejects) -> Result<Int64Array> {
-        // The manual, "Date/Time Types": from 4713 BC; dates to 5874897 AD, timestamps before 294277 AD.
         let (epoch, calendar) = match self.target {
-            TargetType::Date => (i64::from(POSTGRES_EPOCH_DAYS), -2_451_545..=2_145_031_948),
-            _ => (POSTGRES_EPOCH_MICROS, -211_813_488_000_000_000..=9_223_371_331_199_999_999),
+            TargetType::Date => (i64::from(POSTGRES_EPOCH_DAYS), DATES),
+            _ => (POSTGRES_EPOCH_MICROS, TIMESTAMPS),
         };
         let source = match is_text(array.data_type()) {
             true => Moments::Texts(as_binary(array)?),

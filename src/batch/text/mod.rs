@@ -2,7 +2,11 @@
 //! the same text, bit for bit; some of what the server accepts is refused (docs/reference.md).
 
 pub mod array;
+pub mod bytes;
 pub mod float;
+pub mod integer;
+pub mod numeric;
+pub mod times;
 pub mod vector;
 
 /// What the bytes of a text column are.
@@ -16,6 +20,18 @@ pub enum TextForm {
     Input,
     /// Values of JSON: strings, numbers and booleans as their text, arrays and objects as JSON.
     Json,
+}
+
+impl TextForm {
+    /// Whether the source calls the bytes text.
+    pub fn is_text(self) -> bool {
+        self != Self::Bytes
+    }
+
+    /// Whether values are written for PostgreSQL's input functions.
+    pub fn is_input(self) -> bool {
+        matches!(self, Self::Input | Self::Json)
+    }
 }
 
 /// What C's `isspace` and the server's parsers of arrays and vectors skip.

@@ -213,6 +213,7 @@ mod tests {
     use super::*;
     use crate::batch::convert::Converter;
     use crate::batch::reject::Reason;
+    use crate::batch::text::TextForm;
     use crate::postgres::types::TargetType;
 
     fn corpus(name: &str) -> ParquetFile {
@@ -350,7 +351,7 @@ mod tests {
             (1, TargetType::Json, Some(r#"{"k":"good"}"#)),
             (2, TargetType::Json, Some(r#"{"t":"good","b":"676f6f64"}"#)),
         ] {
-            let converter = Converter::bind(&file.fields()[column], false, &target).expect("a way");
+            let converter = Converter::bind(&file.fields()[column], TextForm::Bytes, &target).expect("a way");
             let mut rejects = Vec::new();
             let cells = converter.convert(rows.column(column), &mut rejects).expect("no bug");
             assert_eq!(rejects.len(), 1, "{target}: {rejects:?}");
@@ -395,7 +396,7 @@ mod tests {
         let file = ParquetFile::open(&path, 1 << 20).expect("a good file");
         let rows = read_rows(&file, 0, &[0, 1]).expect("the rows");
         let field = &file.fields()[1];
-        let converter = Converter::bind(field, false, &TargetType::Jsonb).expect("a map");
+        let converter = Converter::bind(field, TextForm::Bytes, &TargetType::Jsonb).expect("a map");
         let mut rejects = Vec::new();
         converter.convert(rows.column(1), &mut rejects).expect("no bug");
         assert_eq!(
