@@ -85,7 +85,9 @@ fn by_vecload(path: &Path, dim: Option<usize>) -> u64 {
         format,
         names: ["channel_id", "user_id", "content", "metadata", "embedding"].map(String::from).to_vec(),
         embedding: 4,
-        columns: columns.map(|(index, empty_is_null)| TextColumn { index, empty_is_null }).to_vec(),
+        columns: columns
+            .map(|(index, empty_is_null)| TextColumn { index, empty_is_null, as_json: false })
+            .to_vec(),
         unexpected: Vec::new(),
     });
     let memory = Plenty(Budget::new(256 << 20));

@@ -263,7 +263,7 @@ pub(super) enum LoadsCommand {
     Rejects {
         /// The load
         id: i64,
-        /// Write the whole rejected rows, read again from the source, to a new .parquet or .csv file
+        /// Write the whole rejected rows, read again from the source, to a new .parquet, .csv or .jsonl file
         #[arg(long, value_name = "OUT")]
         rows: Option<PathBuf>,
     },

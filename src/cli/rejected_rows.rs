@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -36,9 +36,10 @@ pub(super) fn write(out: &Path, rejects: &[RejectRecord]) -> Result<()> {
     let written = match extension {
         "parquet" => write_parquet(create(out)?, out, places),
         "csv" => write_csv(create(out)?, out, places),
+        "jsonl" => write_lines(create(out)?, out, places),
         _ => {
             return Err(Error::refused(format!("--rows {}", out.display()))
-                .hint("give a file that ends in .parquet or .csv"));
+                .hint("give a file that ends in .parquet or .csv, or for JSON Lines .jsonl"));
         }
     };
     written.inspect_err(|_| {
@@ -136,6 +137,35 @@ fn write_csv<'a>(
             .map(<[u8]>::to_vec);
             let cells = batch.columns().iter().map(|column| cell(column, row)).collect::<Result<Vec<_>>>()?;
             writer.write_record(position.into_iter().chain(cells)).or_failed(describe)?;
+        }
+    }
+    writer.flush().or_failed(describe)
+}
+
+/// Lines of JSON as they stand in the source.
+fn write_lines<'a>(
+    file: File,
+    out: &Path,
+    places: impl Iterator<Item = Result<(RecordBatch, &'a [&'a RejectRecord])>>,
+) -> Result<()> {
+    let describe = || format!("write {}", out.display());
+    let mut writer = BufWriter::new(file);
+    for place in places {
+        let (batch, rejects) = place?;
+        let other = rejects.iter().find(|reject| reject.kind != "jsonl");
+        if let Some(other) = other {
+            return Err(Error::refused(format!(
+                "--rows {}: {} is no JSON Lines",
+                out.display(),
+                other.source
+            ))
+            .hint("give a file that ends in .parquet or .csv"));
+        }
+        for line in batch.column(0).as_binary::<i32>().iter().flatten() {
+            writer
+                .write_all(line.trim_ascii_end())
+                .and_then(|()| writer.write_all(b"\n"))
+                .or_failed(describe)?;
         }
     }
     writer.flush().or_failed(describe)

@@ -11,7 +11,6 @@ use tokio::runtime::Handle;
 use super::counters::Counters;
 use super::plan::{LoadPlan, PlannedSource, Reading};
 use super::stop::Stop;
-use crate::config::sizes::show_size;
 use crate::error::{Error, Result};
 use crate::ledger::blocks::Run;
 use crate::ledger::coverage::Coverage;
@@ -21,15 +20,11 @@ use crate::memory::{Budget, Denied, Reservation};
 use crate::postgres::Session;
 use crate::source::fingerprint::Fingerprint;
 use crate::source::parquet::PositionedFile;
-use crate::source::text::scanner::UNIT_BYTES;
 use crate::source::text::{Compression, Scanner, TextPart, TextSource, TextUnit, UnitMemory};
 use crate::source::{Place, UnitPart};
 
 /// Bytes of a unit that one lane takes at a time, so that lanes share a unit.
 const PART_BYTES: u64 = 2 << 20;
-
-/// A unit of short records takes more memory than its bytes, for the places where fields end.
-const UNIT_MEMORY: usize = UNIT_BYTES as usize * 5 / 4;
 
 /// A wait for memory looks again now and then: units that are given back hold memory that is to be let go.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -140,7 +135,7 @@ impl Feeder {
             return Ok(left.saturating_sub(self.extents[index].get().map_or(0, |extent| extent.rows)));
         }
         let mut scanner = text.scanner()?;
-        let Some(_working) = self.working_memory(&scanner)? else { return Ok(left) };
+        let Some(_window) = self.window(&scanner)? else { return Ok(left) };
         let (mut units, mut rows) = (0, 0);
         let ended = loop {
             if left == 0 {
@@ -258,27 +253,12 @@ impl Feeder {
         Ok(())
     }
 
-    /// What lanes take while they read text, and the window of a decompressor.
-    fn working_memory(&self, scanner: &Scanner) -> Result<Option<Reservation>> {
-        let window = match scanner.input().compression() {
-            Compression::Zstd => self.plan.settings.window_bytes_max(),
-            _ => 0,
-        };
-        let lanes = self.plan.settings.lanes;
-        let bytes = lanes * self.plan.text_working_bytes() + window;
-        if bytes + UNIT_MEMORY > self.lane_memory.total() {
-            return Err(Error::failed(format!(
-                "{}: {lanes} lanes that read text need {} of memory, and --memory leaves {}",
-                scanner.input().place(),
-                show_size((bytes + UNIT_MEMORY) as u64),
-                show_size(self.lane_memory.total() as u64)
-            ))
-            .hint(format!(
-                "give --memory {}MiB or more, or fewer --lanes",
-                ((bytes + UNIT_MEMORY) * 2).div_ceil(1 << 20)
-            )));
+    /// The window of a decompressor, held while a source is scanned.
+    fn window(&self, scanner: &Scanner) -> Result<Option<Reservation>> {
+        match scanner.input().compression() {
+            Compression::Zstd => self.reserve(self.plan.settings.window_bytes_max(), &|| {}),
+            _ => self.reserve(0, &|| {}),
         }
-        self.reserve(bytes, &|| {})
     }
 
     /// False when the lanes have gone.
@@ -292,8 +272,7 @@ impl Feeder {
 
 impl UnitMemory for Feeder {
     fn total(&self) -> usize {
-        let working = self.plan.settings.lanes * self.plan.text_working_bytes();
-        self.lane_memory.total().saturating_sub(working)
+        self.lane_memory.total().saturating_sub(self.plan.settings.window_bytes_max())
     }
 
     fn reserve(&self, bytes: usize, make_room: &dyn Fn()) -> Result<Option<Reservation>> {

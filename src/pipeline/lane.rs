@@ -50,6 +50,8 @@ pub struct LaneContext {
     pub ids: Option<Arc<IdPool>>,
     /// Memory of pages and batches.
     pub lane_memory: Budget,
+    /// Memory of batches of text.
+    pub text_memory: Budget,
     /// Memory of segments.
     pub block_memory: Budget,
     /// `--max-rejects`.

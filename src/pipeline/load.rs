@@ -10,7 +10,7 @@ use super::plan::{IndexPolicy, LoadPlan, LoadSettings, MEMORY_MIN, Reading};
 use super::preflight::{self, Mapping};
 use super::stop::{Stop, StopFlag};
 use super::verdict::RejectLimit;
-use super::{Attempt, finish};
+use super::{Attempt, Budgets, finish};
 use crate::error::{Error, Kind, Result};
 use crate::index::{self, BuildProgress, IndexDefinition};
 use crate::ledger::claim::{Claim, ClaimRequest, ClaimedSource, NamedSource, claim};
@@ -295,7 +295,10 @@ impl Prepared {
     async fn run(self, connect: &ConnectSettings, observer: &dyn Observer) -> LoadOutcome {
         let counters = Arc::new(Counters::default());
         let budgets = Attempt::budgets(&self.plan);
-        let stop = Arc::new(Stop::new(vec![budgets.0.clone(), budgets.1.clone()], &self.stop));
+        let stop = Arc::new(Stop::new(
+            vec![budgets.lanes.clone(), budgets.text.clone(), budgets.blocks.clone()],
+            &self.stop,
+        ));
         let signals = tokio::spawn(watch_signals(Arc::clone(&stop)));
         let mut figures = Figures::default();
         let outcome = match self.load_rows(connect, observer, &counters, &stop, budgets, &mut figures).await {
@@ -313,7 +316,7 @@ impl Prepared {
         observer: &dyn Observer,
         counters: &Arc<Counters>,
         stop: &Arc<Stop>,
-        budgets: (Budget, Budget),
+        budgets: Budgets,
         figures: &mut Figures,
     ) -> Result<()> {
         let id_column = self.plan.ids.as_ref().map(|ids| ids.column.as_str());
@@ -322,7 +325,7 @@ impl Prepared {
         // Only the indexes of a load that was cut off may be left; its rejects were put up with when it read them.
         let all_known = self.claim.sources.iter().all(|source| source.is_complete);
         let Some(run) = self.claim.run.filter(|_| !all_known) else {
-            return self.compare_streams(counters, stop, &budgets.0).await;
+            return self.compare_streams(counters, stop, &budgets.lanes).await;
         };
 
         let (mut rows_before, mut rejects_before) = (0, 0);

@@ -58,6 +58,17 @@ const REJECT_QUEUE: usize = 16;
 /// Rejects recorded in one transaction.
 const REJECTS_PER_TRANSACTION: usize = 1000;
 
+/// How `--memory` is divided.
+#[derive(Debug, Clone)]
+pub struct Budgets {
+    /// What lanes read: pages, units of text.
+    pub lanes: Budget,
+    /// Batches of text.
+    pub text: Budget,
+    /// Encoded rows.
+    pub blocks: Budget,
+}
+
 /// One attempt at a load: from the plan and what the ledger has, until all rows are in or something stops it.
 pub struct Attempt {
     /// The plan.
@@ -79,13 +90,17 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// The budgets of an attempt: for lanes, and for blocks.
-    pub fn budgets(plan: &LoadPlan) -> (Budget, Budget) {
-        (Budget::new(plan.lane_memory()), Budget::new(plan.block_memory()))
+    /// The budgets of an attempt.
+    pub fn budgets(plan: &LoadPlan) -> Budgets {
+        Budgets {
+            lanes: Budget::new(plan.lane_memory()),
+            text: Budget::new(plan.text_memory()),
+            blocks: Budget::new(plan.block_memory()),
+        }
     }
 
     /// Runs the attempt to its end. `stop` is the way to end it early, from outside as from inside.
-    pub async fn execute(self, stop: Arc<Stop>, budgets: (Budget, Budget)) -> Result<()> {
+    pub async fn execute(self, stop: Arc<Stop>, budgets: Budgets) -> Result<()> {
         let (endpoint, _) = Endpoint::of(&self.plan.target, &self.plan.copy_columns);
         let label = format!("vecload load {}", self.run.load_id);
 
@@ -134,7 +149,7 @@ impl Attempt {
             coverage: Arc::clone(&self.coverage),
             extents: self.extents,
             work: work_sender,
-            lane_memory: budgets.0.clone(),
+            lane_memory: budgets.lanes.clone(),
             session: units_session,
             counters: Arc::clone(&self.counters),
             stop: Arc::clone(&stop),
@@ -154,8 +169,9 @@ impl Attempt {
             blocks: block_sender.clone(),
             rejects: reject_sender,
             ids,
-            lane_memory: budgets.0,
-            block_memory: budgets.1,
+            lane_memory: budgets.lanes,
+            text_memory: budgets.text,
+            block_memory: budgets.blocks,
             limit: self.limit,
             counters: Arc::clone(&self.counters),
             stop: Arc::clone(&stop),

@@ -204,7 +204,20 @@ impl LoadPlan {
             Reading::Synthetic { synthetic, .. } => synthetic.bytes(),
             _ => 0,
         };
-        (self.settings.memory / 2).saturating_sub(self.sources.iter().map(tables).sum())
+        let tables: usize = self.sources.iter().map(tables).sum();
+        (self.settings.memory / 2).saturating_sub(tables + self.text_memory())
+    }
+
+    /// Memory that lanes take while they read text, of what is for lanes; where it is short, fewer read at a time.
+    pub fn text_memory(&self) -> usize {
+        let is_text = |source: &PlannedSource| matches!(source.reading, Reading::Text { .. });
+        match self.sources.iter().any(is_text) {
+            true => {
+                let wanted = self.settings.lanes * self.text_working_bytes();
+                wanted.min(self.settings.memory / 8).max(self.text_working_bytes())
+            }
+            false => 0,
+        }
     }
 
     /// Memory for encoded rows.
@@ -261,6 +274,6 @@ impl LoadSettings {
 
     /// Largest window of compressed text; one source is decompressed at a time.
     pub fn window_bytes_max(&self) -> usize {
-        self.memory / 4
+        self.memory / 8
     }
 }

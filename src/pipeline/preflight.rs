@@ -12,13 +12,18 @@ use super::plan::{LoadPlan, LoadSettings, PlannedSource, Reading, ReservedIds};
 use crate::batch::convert::{ColumnRejects, Converter};
 use crate::batch::text::TextForm;
 use crate::batch::{Batcher, FilledColumn, Filling, embedding};
+use crate::config::sizes::show_size;
 use crate::error::{Error, Result};
 use crate::partition::FieldSource;
 use crate::postgres::catalog::{Target, TargetColumn};
 use crate::postgres::types::TargetType;
 use crate::source::Place;
 use crate::source::parquet::{ParquetFile, Projection};
+use crate::source::text::scanner::UNIT_BYTES;
 use crate::source::text::{TextColumn, TextProjection};
+
+/// The smallest `--memory` that will do for text.
+const TEXT_MEMORY_MIN: usize = 80 << 20;
 
 /// Sources whose embeddings are looked at: a wrong column or model shows in the first.
 const PEEK_SOURCES: usize = 16;
@@ -117,7 +122,7 @@ pub fn plan(
         })
         .collect();
     let planned = planned?;
-    Ok(LoadPlan {
+    let plan = LoadPlan {
         copy_columns,
         fields,
         embedding_column: embedding_name,
@@ -127,7 +132,29 @@ pub fn plan(
         sources: planned,
         settings,
         target,
-    })
+    };
+    room_for_text(&plan)?;
+    Ok(plan)
+}
+
+/// A unit of text is in memory as a whole, beside a decompressor's window.
+fn room_for_text(plan: &LoadPlan) -> Result<()> {
+    let needed = UNIT_BYTES as usize + plan.settings.window_bytes_max() + (1 << 20);
+    let Some(source) = plan.sources.iter().find(|source| matches!(source.reading, Reading::Text { .. }))
+    else {
+        return Ok(());
+    };
+    if needed <= plan.lane_memory() {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "{}: text is read {} at a time, which needs {} with what goes with it, and --memory leaves {}",
+        source.place,
+        show_size(UNIT_BYTES),
+        show_size(needed as u64),
+        show_size(plan.lane_memory() as u64)
+    ))
+    .hint(format!("give --memory {}MiB or more", TEXT_MEMORY_MIN >> 20)))
 }
 
 struct SourceContext<'a> {
@@ -233,12 +260,11 @@ impl SourceContext<'_> {
                 // In the order of the projection, which is that of the scalars that a column fills.
                 let filled = scalars.iter().zip(columns);
                 let from_columns = filled.filter(|(_, column)| matches!(column.filling, Filling::Column(..)));
-                let keeps_empty = from_columns.map(|(target, _)| {
-                    matches!(target.target_type, Some(TargetType::Text | TargetType::Varchar(_)))
-                });
-                let text_column = |(index, keeps_empty): (&usize, bool)| TextColumn {
+                let types = from_columns.map(|(target, _)| target.target_type.as_ref());
+                let text_column = |(index, target_type): (&usize, Option<&TargetType>)| TextColumn {
                     index: *index,
-                    empty_is_null: !keeps_empty,
+                    empty_is_null: !matches!(target_type, Some(TargetType::Text | TargetType::Varchar(_))),
+                    as_json: matches!(target_type, Some(TargetType::Json | TargetType::Jsonb)),
                 };
                 let is_read = |name: &str| {
                     name == self.embedding_name || columns.iter().any(|column| column.name == name)
@@ -253,7 +279,7 @@ impl SourceContext<'_> {
                         unexpected: unexpected.collect(),
                         names,
                         embedding: projection.embedding,
-                        columns: projection.columns.iter().zip(keeps_empty).map(text_column).collect(),
+                        columns: projection.columns.iter().zip(types).map(text_column).collect(),
                     }),
                     source: Arc::clone(text),
                 })

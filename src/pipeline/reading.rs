@@ -21,7 +21,7 @@ pub(super) struct OpenPart {
     reader: Reader,
     /// Bytes as stored that a row takes, where they are not counted elsewhere.
     row_bytes: f64,
-    _memory: Option<Reservation>,
+    _memory: Reservation,
 }
 
 enum Reader {
@@ -78,9 +78,14 @@ impl LaneContext {
                     return Err(Error::bug("records of a source that is no text"));
                 };
                 let (batch, dim) = ((self.plan.text_batch_rows(), TEXT_BATCH_BYTES), self.plan.dim);
+                let working = self.plan.text_working_bytes();
+                let Some(memory) = self.reserve(&self.text_memory, working, &self.counters.read, || {})?
+                else {
+                    return Ok(None);
+                };
                 let reader = Reader::Text(TextReader::open(part, Arc::clone(projection), batch, dim));
-                // The scan has counted its bytes, and reserved what a lane takes.
-                Ok(Some(OpenPart { reader, row_bytes: 0.0, _memory: None }))
+                // The scan has counted its bytes.
+                Ok(Some(OpenPart { reader, row_bytes: 0.0, _memory: memory }))
             }
         }
     }
@@ -97,7 +102,7 @@ impl LaneContext {
         };
         let rows = self.plan.batch_rows(SYNTHETIC_ROW_BYTES);
         let reader = SyntheticReader::open(synthetic, part, columns, rows, self.plan.dim);
-        Ok(Some(OpenPart { reader: Reader::Synthetic(reader), row_bytes: 0.0, _memory: Some(memory) }))
+        Ok(Some(OpenPart { reader: Reader::Synthetic(reader), row_bytes: 0.0, _memory: memory }))
     }
 
     fn open_parquet(&self, part: UnitPart) -> Result<Option<OpenPart>> {
@@ -133,7 +138,7 @@ impl LaneContext {
         let reader =
             PartReader::open(Arc::clone(&file), part, projection.clone(), batch_rows, self.plan.dim)?;
         let reader = Reader::Parquet { reader: Box::new(reader), file, source: index };
-        Ok(Some(OpenPart { reader, row_bytes, _memory: Some(memory) }))
+        Ok(Some(OpenPart { reader, row_bytes, _memory: memory }))
     }
 
     /// Opens a source, or shares it with the lanes that have it open: a parsed footer takes many times its size.

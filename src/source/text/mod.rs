@@ -124,6 +124,10 @@ impl fmt::Display for TextFormat {
     }
 }
 
+/// The keys of so many lines of JSON are the columns, or of those in so many bytes.
+const JSON_HEAD_LINES: usize = 100;
+const JSON_HEAD_BYTES: usize = 4 << 20;
+
 /// A source of text whose beginning has been looked at.
 #[derive(Debug)]
 pub struct TextSource {
@@ -167,10 +171,13 @@ impl TextSource {
                 TextFormat::Csv(csv) => csv_columns(&head, csv, &place)?,
                 TextFormat::JsonLines => json_columns(&head, &place)?,
             };
-            if let Some(columns) = found {
+            let is_enough = head.is_all || !matches!(format, TextFormat::JsonLines) || {
+                head.bytes.len() >= JSON_HEAD_BYTES || json_lines(&head).count() >= JSON_HEAD_LINES
+            };
+            if let Some(columns) = found.filter(|_| is_enough) {
                 break columns;
             }
-            let more = head.bytes.len() * 4;
+            let more = head.bytes.len().max(1 << 10) * 4;
             if more as u64 > 4 * scanner::RECORD_BYTES_MAX {
                 return Err(Error::refused(format!(
                     "{place}: no record ends within the first {} MiB",

@@ -1,5 +1,6 @@
 //! Records of a unit to batches: fields to columns, embeddings to floats.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ pub struct TextColumn {
     pub index: usize,
     /// Whether an empty field is null, where no text stands for it.
     pub empty_is_null: bool,
+    /// Whether a string of JSON Lines is taken with its quotes, as JSON.
+    pub as_json: bool,
 }
 
 /// Reads one part.
@@ -219,18 +222,21 @@ impl TextReader {
                 ));
             }
             let twice = || format!("the key \"{key}\" occurs twice");
-            let text = jsonl::text_of(value).map_err(|why| format!("\"{key}\": {why}"))?;
+            let text_of = || jsonl::text_of(value).map_err(|why| format!("\"{key}\": {why}"));
             for column in &place.columns {
                 if std::mem::replace(&mut seen[*column], true) {
                     return Err(twice());
                 }
-                values[*column].clone_from(&text);
+                values[*column] = match self.projection.columns[*column].as_json && value.get() != "null" {
+                    true => Some(Cow::Borrowed(value.get())),
+                    false => text_of()?,
+                };
             }
             if place.is_embedding {
                 if std::mem::replace(&mut seen[building.columns.len()], true) {
                     return Err(twice());
                 }
-                embedding = text;
+                embedding = text_of()?;
             }
             Ok(())
         })

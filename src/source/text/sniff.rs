@@ -82,9 +82,13 @@ impl Head {
                 "say --format parquet, or name the file .parquet; from a pipe Parquet can't be read: its footer is at the end",
             );
         }
-        if memchr::memchr(0, bytes).is_some() {
+        // A stray control character is a matter of its row.
+        let is_control = |byte: &&u8| **byte < b' ' && !byte.is_ascii_whitespace() && **byte != 0x0b;
+        let controls = bytes.iter().filter(is_control).count();
+        let is_utf8 = std::str::from_utf8(bytes).map_or_else(|error| error.error_len().is_none(), |_| true);
+        if controls * if is_utf8 { 10 } else { 30 } > bytes.len() {
             return refuse(
-                "is a binary file: it holds NUL bytes",
+                "is a binary file",
                 "vecload reads Parquet, CSV and JSON Lines, also compressed with gzip or zstd",
             );
         }
