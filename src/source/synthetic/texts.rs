@@ -148,7 +148,7 @@ pub(super) fn write_content(cluster: u32, stream: &mut Stream, out: &mut Vec<u8>
     write_number(u64::from(cluster), out);
     out.push(b':');
     let bits = stream.next();
-    // The product of two uniform numbers: many short texts, few long ones, 175 bytes on average.
+    // The product of two uniform numbers: many short texts, few long ones, 180 bytes on average.
     let product = ((bits & 0xffff) * (bits >> 48)) >> 16;
     let end = start + (TEXT_BYTES.0 + ((TEXT_BYTES.1 * product) >> 16)) as usize;
     let mut words = 0u64;
