@@ -1,8 +1,8 @@
 //! Exact nearest neighbours by cosine distance, of all rows and of the rows in the query's channel.
 //!
 //! All rows are made again, a tile at a time, and multiplied with all queries in `f32`. A row that could be
-//! among the nearest, given the bound on that product's error, is compared in `f64`, and that decides: the result is what
-//! comparing every row in `f64` gives.
+//! among the nearest, given the bound on that product's error, is compared in `f64`, and that decides: the
+//! result is what comparing every row in `f64` gives.
 
 use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicU64, Ordering};
