@@ -116,7 +116,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: GenerateArguments) -> 
     shown.end();
     let written = written?;
     let seconds = started.elapsed().as_secs_f64();
-    say_written(printer, &request.out, written, "row", "rows", seconds);
+    say_written(printer, &request.out, written, seconds);
 
     let options = request.synthetic.options();
     let mut report = GenerateReport {
@@ -141,8 +141,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: GenerateArguments) -> 
         shown.end();
         report.queries = Some(found?);
         if let Some(of_queries) = &report.queries {
-            let written = Written { rows: of_queries.queries, bytes: of_queries.bytes };
-            say_written(printer, &queries.out, written, "query", "queries", of_queries.seconds);
+            say_queries(printer, of_queries);
         }
     }
     report.peak_rss_bytes = report::peak_rss_bytes();
@@ -307,15 +306,27 @@ fn say_cost(printer: &Printer, queries: &QueriesRequest, rows: u64, dim: usize, 
     ));
 }
 
-fn say_written(printer: &Printer, out: &Path, written: Written, one: &str, many: &str, seconds: f64) {
+fn say_written(printer: &Printer, out: &Path, written: Written, seconds: f64) {
     let place = if out == Path::new("-") { "stdout".into() } else { out.display().to_string() };
     printer.say(&format!(
-        "{place}: {}, {} in {} ({} {many}/s, {:.1} MB/s)",
-        counted(written.rows, one, many),
+        "{place}: {}, {} in {} ({} rows/s, {:.1} MB/s)",
+        counted(written.rows, "row", "rows"),
         show_size(written.bytes),
         shown_seconds(seconds),
         grouped((written.rows as f64 / seconds.max(0.001)).round() as u64),
         written.bytes as f64 / 1e6 / seconds.max(0.001)
+    ));
+}
+
+fn say_queries(printer: &Printer, queries: &QueriesReport) {
+    printer.say(&format!(
+        "{}: {} with their {} nearest rows, {} in {} ({:.1} billion multiply-adds/s)",
+        queries.file.display(),
+        counted(queries.queries, "query", "queries"),
+        queries.k,
+        show_size(queries.bytes),
+        shown_seconds(queries.seconds),
+        queries.multiply_adds / 1e9 / queries.seconds.max(0.001)
     ));
 }
 

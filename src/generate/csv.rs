@@ -17,8 +17,10 @@ const BLOCK_BYTES: usize = 2 << 20;
 const ELEMENT_BYTES: usize = 13;
 const REST_BYTES: usize = 300;
 
-/// Random digits hardly compress better at a higher level, and take much longer.
+/// Random digits hardly compress better at higher levels, and take much longer. gzip's first level has a fixed
+/// code, which digits don't suit.
 const ZSTD_LEVEL: i32 = 1;
+const GZIP_LEVEL: u32 = 2;
 
 /// Writes all rows.
 pub(super) fn write(
@@ -68,7 +70,7 @@ fn compress(compression: Compression, text: &[u8]) -> Result<Vec<u8>> {
         Compression::Zstd => zstd::bulk::compress(text, ZSTD_LEVEL),
         _ => {
             let packed = Vec::with_capacity(text.len() / 2);
-            let mut encoder = flate2::write::GzEncoder::new(packed, flate2::Compression::fast());
+            let mut encoder = flate2::write::GzEncoder::new(packed, flate2::Compression::new(GZIP_LEVEL));
             encoder.write_all(text).and_then(|()| encoder.finish())
         }
     };

@@ -1,12 +1,12 @@
 //! Exact nearest neighbours by cosine distance, of all rows and of the rows in the query's channel.
 //!
 //! All rows are made again, a tile at a time, and multiplied with all queries in `f32`. A row that could be
-//! among the nearest, given the bound on that product's error, is compared in `f64`, and that decides: the result is what
-//! comparing every row in `f64` gives.
+//! among the nearest, given the bound on that product's error, is compared in `f64`, and that decides: the
+//! result is what comparing every row in `f64` gives.
 
 use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Control;
 use super::kernel::{Vectors, error_max, exact_product, products, tile_rows};
@@ -22,8 +22,9 @@ const BYTES_MAX: u64 = 2 << 30;
 /// Tiles that a lane takes at a time.
 const TILES_AT_ONCE: u64 = 16;
 
-/// Queries that the cost is estimated with.
+/// What the cost is estimated with: so many queries, for so long on all lanes, which the machine may have to share.
 const CALIBRATION_QUERIES: usize = 64;
+const CALIBRATION_TIME: Duration = Duration::from_millis(200);
 
 /// A row near a query.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -106,26 +107,41 @@ impl<'a> NeighbourSearch<'a> {
         self.synthetic
     }
 
-    /// Tries it on a tile of rows.
+    /// Tries it on some rows for a moment.
     pub fn cost(&self) -> Cost {
         let options = self.synthetic.options();
+        let seconds_each = |work: &mut dyn FnMut()| {
+            let (started, mut times) = (Instant::now(), 0u32);
+            while times == 0 || started.elapsed() < CALIBRATION_TIME / 2 {
+                work();
+                times += 1;
+            }
+            started.elapsed().as_secs_f64() / f64::from(times)
+        };
         let rows = tile_rows(options.dim);
-        let mut tile = Tile::new(options.dim);
-        // Twice, and the first time only warms up the caches.
-        let [_, (making, multiplying)] = [(); 2].map(|()| {
-            let started = Instant::now();
-            tile.fill(self.synthetic, 0, rows);
-            let made = Instant::now();
+        let try_it = || {
+            let mut tile = Tile::new(options.dim);
+            let making = seconds_each(&mut || tile.fill(self.synthetic, 0, rows));
             let queries = self.queries().min(CALIBRATION_QUERIES);
-            let mut best = f32::MIN;
-            products(&tile.vectors, rows, &self.queries, queries, |_, _, product| best = best.max(product));
-            std::hint::black_box(best);
-            (made - started, made.elapsed().as_secs_f64() / queries as f64)
+            let multiplying = seconds_each(&mut || {
+                let mut best = f32::MIN;
+                products(&tile.vectors, rows, &self.queries, queries, |_, _, product| {
+                    best = best.max(product);
+                });
+                std::hint::black_box(best);
+            });
+            making + multiplying * self.queries() as f64 / queries as f64
+        };
+        let of_tile: f64 = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..self.lanes).map(|_| scope.spawn(try_it)).collect();
+            let own = try_it();
+            // A lane that panics here does so again, and is reported, when the search runs.
+            own + others.into_iter().map(|other| other.join().unwrap_or(own)).sum::<f64>()
         });
-        let of_tile = making.as_secs_f64() + multiplying * self.queries() as f64;
+        let tiles = options.rows as f64 / rows as f64;
         Cost {
             multiply_adds: options.rows as f64 * self.queries() as f64 * options.dim as f64,
-            seconds: of_tile / rows as f64 * options.rows as f64 / self.lanes as f64,
+            seconds: of_tile * tiles / (self.lanes * self.lanes) as f64,
         }
     }
 

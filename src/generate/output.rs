@@ -154,9 +154,9 @@ impl<'a> Sink<'a> {
             Place::File { path, .. } => {
                 let error = Error::failed(format!("write {}", path.display())).because(cause);
                 match kind {
-                    Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-                        error.hint("free some space, write elsewhere, or generate fewer rows; nothing is left of the file")
-                    }
+                    Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => error.hint(
+                        "free some space, or write fewer rows or elsewhere; nothing is left of the file",
+                    ),
                     _ => error.hint("nothing is left of the file"),
                 }
             }

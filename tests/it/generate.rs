@@ -164,7 +164,6 @@ fn what_makes_no_dataset_is_refused_before_anything_is_written() {
         ("-", vec!["--rows", "10", "--json"], "--json together with rows on stdout"),
         ("-", vec!["--rows", "10", "--queries", "5"], "need a file"),
     ] {
-        // clap sees an option given twice; the small dataset's own come first elsewhere.
         let command = vecload(["generate", out]).within(directory.path());
         let refused = arguments.iter().fold(command, Vecload::arg).run().exits(2).says(says);
         assert!(refused.stderr.contains("hint: "), "there is a way on{refused}");
