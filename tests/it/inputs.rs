@@ -242,6 +242,13 @@ fn dates_and_times_in_text_are_the_servers() {
     let all = [&dates[..], &times, &far].concat();
     server.agrees("timestamp", &TargetType::Timestamp, alphabet, &all);
     server.agrees("timestamptz", &TargetType::Timestamptz, alphabet, &all);
+    // The same under every order of day and month.
+    for style in ["German, DMY", "SQL, MDY", "Postgres, YMD"] {
+        server.db.run(&format!("set datestyle to '{style}'"));
+        server.agrees("date", &TargetType::Date, alphabet, &[&dates[..], &far_dates, &times].concat());
+        server.agrees("timestamptz", &TargetType::Timestamptz, alphabet, &all);
+    }
+    server.db.run("reset datestyle");
     server.agrees("timestamp(3)", &TargetType::Timestamp, alphabet, &all[..all.len() - 3]);
     server.agrees("timestamptz(0)", &TargetType::Timestamptz, alphabet, &all[..all.len() - 3]);
 }
@@ -306,6 +313,24 @@ fn arrays_of_floats_and_lists_with_semicolons_are_vectors() {
         let ours = converted(&TargetType::Vector(None), TextForm::Input, &[text.to_string()]);
         let rows = server.db.rows("select vector_send($1::text::real[]::vector)", &[&query(text)]);
         assert_eq!(ours[0].as_ref().map(|field| &field[4..]), rows[0].get(0), "{text}");
+    }
+}
+
+#[test]
+fn json_arrays_are_arrays_of_their_texts() {
+    let db = Db::new();
+    let texts = [
+        "[]",
+        " [ ] ",
+        r#"["a", "b c", "", null, "null", "NULL"]"#,
+        r#"["\u00e4\n\"\\", "{x,y}", "🦀"]"#,
+        "[1, -2.50, 1e3, true,false]",
+        "\t[\n1\r, 2 ]",
+    ];
+    for text in texts {
+        let ours = converted(&TargetType::TextArray, TextForm::Json, &[text.to_string()]);
+        let query = "select array_send(array(select json_array_elements_text($1::text::json)))";
+        assert_eq!(ours[0].as_ref().map(|field| &field[4..]), db.rows(query, &[&text])[0].get(0), "{text}");
     }
 }
 

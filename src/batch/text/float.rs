@@ -292,10 +292,11 @@ fn leading_digits(bytes: &[u8; 16]) -> (i64, usize) {
     let all = u128::from_le_bytes(*bytes);
     let (low, high) = (all as u64 ^ (EACH * 0x30), (all >> 64) as u64 ^ (EACH * 0x30));
     let (others_low, others_high) = (no_digits(low), no_digits(high));
-    let count_low = others_low.trailing_zeros() as usize / 8;
-    let count_high = if others_low == 0 { others_high.trailing_zeros() as usize / 8 } else { 0 };
-    let value = value_of(low, count_low) * SMALL_POWERS[count_high] + value_of(high, count_high);
-    (value, count_low + count_high)
+    let ones = if others_low == 0 { 64 + others_high.trailing_zeros() } else { others_low.trailing_zeros() };
+    let count = ones / 8;
+    // What is no digit goes, and zeros come before the digits.
+    let digits = (u128::from(high) << 64 | u128::from(low)).unbounded_shl(128 - 8 * count);
+    (value_of(digits as u64) * 100_000_000 + value_of((digits >> 64) as u64), count as usize)
 }
 
 /// A one for each byte of eight.
@@ -309,11 +310,9 @@ fn no_digits(bytes: u64) -> u64 {
     (bytes.wrapping_add(EACH * 0x76) | bytes) & (EACH * 0x80)
 }
 
-/// The number that the first `count` digits make, the first of them in the lowest byte.
+/// The number that eight digits make, the first of them in the lowest byte.
 #[inline]
-fn value_of(digits: u64, count: usize) -> i64 {
-    // What is no digit goes, and zeros come before the digits.
-    let digits = digits.unbounded_shl(64 - 8 * count as u32);
+fn value_of(digits: u64) -> i64 {
     // Pairs, then fours, then all eight.
     let pairs = (digits * 10).wrapping_add(digits >> 8) & 0x00ff_00ff_00ff_00ff;
     let fours = (pairs * 100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;

@@ -32,13 +32,17 @@ fn read_elements(
             false => Err(Reason::EmbeddingText("there is more after its end".into())),
         };
     }
+    // Many lists have a blank after each comma. Decided once: where the next element begins is what every
+    // element waits for.
+    let first = memchr::memchr(separator, &text[at..]).map_or(text.len(), |first| at + first);
+    let blank = usize::from(text.get(first + 1) == Some(&b' '));
     loop {
         if let Some((value, end)) = float::quick(text, at)
             && text.get(end) == Some(&separator)
+            && (blank == 0 || text.get(end + 1) == Some(&b' '))
         {
             out.push(value);
-            // Many lists have a blank after the comma.
-            at = if text.get(end + 1) == Some(&b' ') { end + 2 } else { end + 1 };
+            at = end + 1 + blank;
             continue;
         }
         at = skip_spaces(text, at);
