@@ -7,6 +7,7 @@ mod session;
 
 mod oracle;
 mod rows;
+mod texts;
 
 mod bytes;
 mod citus;
@@ -18,6 +19,7 @@ mod help;
 mod history;
 mod identity;
 mod indexes;
+mod jsonl;
 mod mapping;
 mod migrate;
 mod nested;
@@ -25,4 +27,8 @@ mod output;
 mod rejects;
 mod resume;
 mod search;
+mod streams;
+mod text;
+mod text_damage;
+mod text_rejects;
 mod vectors;
