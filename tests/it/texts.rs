@@ -115,10 +115,7 @@ impl Packing {
         match self {
             Self::Plain => bytes.to_vec(),
             Self::Gzip(member) => bytes.chunks(member).flat_map(gzip).collect(),
-            Self::Zstd(frame) => bytes
-                .chunks(frame)
-                .flat_map(|part| zstd::bulk::compress(part, 1).expect("compress"))
-                .collect(),
+            Self::Zstd(frame) => bytes.chunks(frame).flat_map(zstd_frame).collect(),
         }
     }
 
@@ -135,6 +132,14 @@ impl Packing {
 /// One member of gzip.
 pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("compress");
+    encoder.finish().expect("compress")
+}
+
+/// One frame of Zstandard, with a checksum as the program `zstd` writes it.
+fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("an encoder");
+    encoder.include_checksum(true).expect("a checksum");
     encoder.write_all(bytes).expect("compress");
     encoder.finish().expect("compress")
 }
