@@ -7,6 +7,7 @@ mod session;
 
 mod oracle;
 mod rows;
+mod texts;
 
 mod bytes;
 mod citus;
@@ -21,6 +22,7 @@ mod history;
 mod identity;
 mod indexes;
 mod inputs;
+mod jsonl;
 mod mapping;
 mod migrate;
 mod nested;
@@ -28,4 +30,8 @@ mod output;
 mod rejects;
 mod resume;
 mod search;
+mod streams;
+mod text;
+mod text_damage;
+mod text_rejects;
 mod vectors;

@@ -4,9 +4,11 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::fs::File;
+use std::io::PipeReader;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -58,6 +60,7 @@ pub(crate) fn vecload<T: AsRef<OsStr>>(arguments: impl IntoIterator<Item = T>) -
         environment: Vec::new(),
         directory: None,
         data_bytes_max: None,
+        input: None,
         patience: PATIENCE,
     }
 }
@@ -69,6 +72,7 @@ pub(crate) struct Vecload {
     environment: Vec<(String, OsString)>,
     directory: Option<PathBuf>,
     data_bytes_max: Option<u64>,
+    input: Option<Arc<PipeReader>>,
     patience: Duration,
 }
 
@@ -112,6 +116,12 @@ impl Vecload {
         self
     }
 
+    /// Reads standard input from a pipe.
+    pub(crate) fn reading(mut self, pipe: PipeReader) -> Self {
+        self.input = Some(Arc::new(pipe));
+        self
+    }
+
     /// Ends the program after this time, and fails.
     pub(crate) fn within_seconds(mut self, seconds: u64) -> Self {
         self.patience = Duration::from_secs(seconds);
@@ -148,7 +158,9 @@ impl Vecload {
         let own = scratch.path().join("cwd");
         std::fs::create_dir(&own).expect("make a directory");
         command.current_dir(self.directory.unwrap_or(own));
-        command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
+        let input = self.input.as_ref().map(|pipe| pipe.try_clone().expect("the end of a pipe"));
+        command.stdin(input.map_or_else(Stdio::null, Stdio::from));
+        command.stdout(file("stdout")).stderr(file("stderr"));
         let runtime = runtime();
         let child = runtime.block_on(async { command.kill_on_drop(true).spawn() });
         Running {

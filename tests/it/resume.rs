@@ -45,7 +45,7 @@ pub(crate) fn wait_for_blocks(db: &Db, running: &Running, more: i64) {
 
 /// Waits until the server has ended what belonged to a vecload that is gone; then table and ledger agree.
 #[track_caller]
-fn settled(db: &Db) -> i64 {
+pub(crate) fn settled(db: &Db) -> i64 {
     db.wait_until(
         "not exists (select from pg_stat_activity
              where datname = current_database() and application_name like 'vecload%')",

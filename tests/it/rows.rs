@@ -20,12 +20,13 @@ pub(crate) struct Rows {
     group: usize,
     channels: i64,
     bad: Vec<u64>,
+    tricky: bool,
 }
 
 impl Rows {
     /// So many rows, numbered from 0.
     pub(crate) fn new(count: u64, dim: usize) -> Self {
-        Self { numbers: 0..count, dim, group: 5_000, channels: 97, bad: Vec::new() }
+        Self { numbers: 0..count, dim, group: 5_000, channels: 97, bad: Vec::new(), tricky: false }
     }
 
     /// Numbered from here on.
@@ -52,13 +53,41 @@ impl Rows {
         self
     }
 
+    /// Their texts hold what text formats have to escape.
+    pub(crate) fn tricky(mut self) -> Self {
+        self.tricky = true;
+        self
+    }
+
+    /// How many they are.
+    pub(crate) fn count(&self) -> u64 {
+        self.numbers.end - self.numbers.start
+    }
+
+    /// The rows as text: channel, user, content, embedding, metadata.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = [String; 5]> {
+        self.numbers.clone().map(|row| {
+            let mut embedding: Vec<String> = embedding(row, self.dim).iter().map(f32::to_string).collect();
+            if self.bad.contains(&row) {
+                embedding[self.dim / 2] = "NaN".into();
+            }
+            [
+                self.channel(row).to_string(),
+                user(row).to_string(),
+                self.content(row),
+                format!("[{}]", embedding.join(",")),
+                metadata(row),
+            ]
+        })
+    }
+
     /// Writes them to a file of this name.
     pub(crate) fn write(&self, directory: &Path, name: &str) -> PathBuf {
         let path = directory.join(name);
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(Int64Array::from_iter_values(self.numbers.clone().map(|row| self.channel(row)))),
             Arc::new(Int64Array::from_iter_values(self.numbers.clone().map(user))),
-            Arc::new(StringArray::from_iter_values(self.numbers.clone().map(content))),
+            Arc::new(StringArray::from_iter_values(self.numbers.clone().map(|row| self.content(row)))),
         ];
         let elements = self.numbers.clone().flat_map(|row| {
             let mut embedding = embedding(row, self.dim);
@@ -80,6 +109,24 @@ impl Rows {
         if spread < 300 { 5 } else { spread % self.channels - 3 }
     }
 
+    fn content(&self, row: u64) -> String {
+        let plain = content(row);
+        if !self.tricky {
+            return plain;
+        }
+        const TAILS: [&str; 8] = [
+            "",
+            "a, b; c|d\te",
+            "\"quoted\"",
+            "two\nlines",
+            "\r\nand\r\n\nmore\r",
+            "\\ \\n \\\" '",
+            " ends in spaces  ",
+            "\u{feff}\u{2028}\u{1}\u{7f}",
+        ];
+        format!("{plain}{}", TAILS[(hash(row, 4) % 8) as usize])
+    }
+
     /// Proves that a table holds the good rows of these sources once each, bit for bit, and nothing else.
     #[track_caller]
     pub(crate) fn are_all_in(sources: &[&Self], session: &Session, table: &str) {
@@ -94,7 +141,7 @@ impl Rows {
         wanted.sort_by_key(|(row, _)| *row);
         for (row, source) in wanted {
             let expected = [
-                content(row).into_bytes(),
+                source.content(row).into_bytes(),
                 source.channel(row).to_be_bytes().to_vec(),
                 user(row).to_be_bytes().to_vec(),
                 vector_bytes(&embedding(row, source.dim)),
