@@ -117,6 +117,10 @@ impl UnitMemory for Plenty {
         self.0.total()
     }
 
+    fn is_stopping(&self) -> bool {
+        false
+    }
+
     fn reserve(&self, bytes: usize, _make_room: &dyn Fn()) -> Result<Option<Reservation>> {
         Ok(self.0.try_reserve(bytes))
     }

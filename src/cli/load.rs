@@ -237,12 +237,13 @@ fn print_report(printer: &Printer, report: &LoadReport) {
             return lines.iter().for_each(|line| printer.say(line));
         }
         row("bottleneck", report.bottleneck.into());
+        let is_text = report.stages.iter().any(|stage| stage.name == "scan");
         let bottleneck = match report.bottleneck {
             "source" => Bottleneck::Source,
             "encode" => Bottleneck::Encode,
             _ => Bottleneck::Server,
         };
-        row("to go faster", report::advice(bottleneck, report.lanes, report.writers, cores()));
+        row("to go faster", report::advice(bottleneck, report.lanes, report.writers, cores(), is_text));
     }
     lines.iter().for_each(|line| printer.say(line));
 }

@@ -8,7 +8,7 @@ use super::server::Context;
 use crate::error::{Error, Result};
 use crate::index;
 use crate::ledger;
-use crate::pipeline::load::Observer;
+use crate::pipeline::observer::Observer;
 use crate::postgres::catalog::{ServerVersions, Target};
 use crate::postgres::migrate::{TableSpec, migrate_target};
 

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::printer::{Printer, ProgressStyle, grouped, shown_seconds};
 use crate::index::BuildProgress;
 use crate::pipeline::counters::Bottleneck;
-use crate::pipeline::load::{LoadView, Observer};
+use crate::pipeline::observer::{LoadView, Observer};
 
 /// Between two drawings of bars.
 pub(super) const REDRAW_EVERY: Duration = Duration::from_millis(100);

@@ -275,6 +275,10 @@ impl UnitMemory for Feeder {
         self.lane_memory.total().saturating_sub(self.plan.settings.window_bytes_max())
     }
 
+    fn is_stopping(&self) -> bool {
+        self.stop.is_stopping()
+    }
+
     fn reserve(&self, bytes: usize, make_room: &dyn Fn()) -> Result<Option<Reservation>> {
         if let Some(held) = self.lane_memory.try_reserve(bytes) {
             return Ok(Some(held));

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::counters::Counters;
 use super::feed::{Extents, FeedSource, Feeder};
+use super::interrupts::Interrupts;
+use super::observer::{LoadView, Observer};
 use super::opened::{self, OpenedKind, OpenedSource, SourceOptions};
 use super::plan::{IndexPolicy, LoadPlan, LoadSettings, MEMORY_MIN, Reading};
 use super::preflight::{self, Mapping};
@@ -12,10 +14,9 @@ use super::stop::{Stop, StopFlag};
 use super::verdict::RejectLimit;
 use super::{Attempt, Budgets, finish};
 use crate::error::{Error, Kind, Result};
-use crate::index::{self, BuildProgress, IndexDefinition};
 use crate::ledger::claim::{Claim, ClaimRequest, ClaimedSource, NamedSource, claim};
 use crate::ledger::coverage::Coverage;
-use crate::ledger::settle::{Extent, note_dropped_indexes};
+use crate::ledger::settle::Extent;
 use crate::ledger::{self, generations};
 use crate::memory::Budget;
 use crate::postgres::catalog::{ServerVersions, Target};
@@ -31,7 +32,7 @@ use crate::source::synthetic::SyntheticOptions;
 const SHARDS: u32 = 32;
 
 /// The index plan of a load that found rows: it gives back the indexes that it dropped, and adds none.
-const REBUILD: &str = "rebuild";
+pub(super) const REBUILD: &str = "rebuild";
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -58,39 +59,6 @@ pub struct LoadRequest {
     pub settings: LoadSettings,
 }
 
-/// What a load shows while it runs.
-pub trait Observer: Send + Sync {
-    /// A line for the user.
-    fn say(&self, line: &str);
-    /// A line that the user should not miss.
-    fn warn(&self, line: &str);
-    /// Rows begin to flow.
-    fn loading(&self, view: LoadView);
-    /// Rows have ended, well or not.
-    fn loaded(&self);
-    /// An index is being built.
-    fn indexing(&self, name: &str, progress: Option<BuildProgress>);
-    /// All indexes are built, or the last one ended unfinished.
-    fn indexed(&self, complete: bool);
-}
-
-/// What a progress display needs.
-#[derive(Debug, Clone)]
-pub struct LoadView {
-    /// The books.
-    pub counters: Arc<Counters>,
-    /// Rows that the command asks for, where they are known beforehand.
-    pub rows: Option<u64>,
-    /// Bytes of the sources as stored, where they are all files.
-    pub stored_bytes: Option<u64>,
-    /// Of these, rows that earlier runs committed or rejected.
-    pub rows_before: u64,
-    /// Threads that read and encode.
-    pub lanes: usize,
-    /// Connections that write.
-    pub writers: usize,
-}
-
 /// A finished load: its report, and the error that ended it, if one did.
 #[derive(Debug)]
 pub struct LoadOutcome {
@@ -105,6 +73,7 @@ pub struct LoadOutcome {
 pub struct OpenedSources {
     sources: Arc<Vec<OpenedSource>>,
     stop: StopFlag,
+    interrupts: Interrupts,
 }
 
 /// Finds and opens all sources: what can be refused without a server is refused before one is asked or started.
@@ -113,23 +82,31 @@ pub async fn open_sources(request: &LoadRequest, observer: &dyn Observer) -> Res
         return Err(Error::refused(format!("--memory {} bytes is too little", request.settings.memory))
             .hint(format!("give at least {}MiB", MEMORY_MIN >> 20)));
     }
+    let stop = StopFlag::default();
+    let interrupts = Interrupts::listen(&stop)?;
     if let Some(synthetic) = request.synthetic.clone() {
         let settings = request.settings.clone();
         let opened = blocking(move || opened::open_synthetic(synthetic, &settings)).await?;
-        return Ok(OpenedSources { sources: Arc::new(vec![opened]), stop: StopFlag::default() });
+        return Ok(OpenedSources { sources: Arc::new(vec![opened]), stop, interrupts });
     }
     let found = discover(&request.sources, request.options.format)?;
     for path in &found.repeated {
         observer.warn(&format!("{path} is named more than once; it is loaded once"));
     }
     let reads_stdin = found.places.contains(&Place::Stdin);
+    if reads_stdin {
+        observer.say("reading standard input");
+    }
     if reads_stdin && request.options.name.is_none() {
         observer
             .warn("standard input without --name: if this load is cut off, it can't be resumed, only undone");
     }
-    let stop = StopFlag::default();
     let (options, settings, flag) = (request.options.clone(), request.settings.clone(), stop.clone());
-    let opened = blocking(move || opened::open_sources(found.places, &options, &settings, &flag)).await?;
+    let opening = blocking(move || opened::open_sources(found.places, &options, &settings, &flag));
+    let opened = tokio::select! {
+        opened = opening => opened?,
+        interrupted = interrupts.first() => return Err(interrupted.hint("nothing was loaded")),
+    };
     for source in &opened {
         if let OpenedKind::Text(text) = &source.kind {
             tracing::info!("{}: {}, columns {}", source.place, text.format, text.columns.join(", "));
@@ -138,7 +115,7 @@ pub async fn open_sources(request: &LoadRequest, observer: &dyn Observer) -> Res
             }
         }
     }
-    Ok(OpenedSources { sources: Arc::new(opened), stop })
+    Ok(OpenedSources { sources: Arc::new(opened), stop, interrupts })
 }
 
 /// Runs a load of opened sources.
@@ -148,8 +125,15 @@ pub async fn load(
     connect: &ConnectSettings,
     observer: &dyn Observer,
 ) -> LoadOutcome {
-    match prepare(request, sources, connect, observer).await {
-        Ok(prepared) => prepared.run(connect, observer).await,
+    let OpenedSources { sources, stop, interrupts } = sources;
+    let prepared = tokio::select! {
+        prepared = prepare(request, sources, stop, connect, observer) => prepared,
+        interrupted = interrupts.first() => {
+            Err(interrupted.hint("no row was loaded; run the same command again"))
+        }
+    };
+    match prepared {
+        Ok(prepared) => prepared.run(connect, observer, interrupts).await,
         Err(error) => LoadOutcome { report: None, result: Err(error) },
     }
 }
@@ -177,14 +161,14 @@ pub(super) struct Prepared {
 
 async fn prepare(
     request: LoadRequest,
-    sources: OpenedSources,
+    sources: Arc<Vec<OpenedSource>>,
+    stop: StopFlag,
     connect: &ConnectSettings,
     observer: &dyn Observer,
 ) -> Result<Prepared> {
     let started = Instant::now();
     let options = SessionOptions { application_name: Some("vecload load".into()), transaction_timeout: None };
     let mut control = connect.connect(&options).await?;
-    let OpenedSources { sources, stop } = sources;
     let plan_for = |target: Target| {
         let (sources, mapping, settings) =
             (Arc::clone(&sources), request.mapping.clone(), request.settings.clone());
@@ -292,14 +276,25 @@ fn claim_request(plan: &LoadPlan, request: &LoadRequest, index_plan: &'static st
 }
 
 impl Prepared {
-    async fn run(self, connect: &ConnectSettings, observer: &dyn Observer) -> LoadOutcome {
+    async fn run(
+        self,
+        connect: &ConnectSettings,
+        observer: &dyn Observer,
+        interrupts: Interrupts,
+    ) -> LoadOutcome {
         let counters = Arc::new(Counters::default());
         let budgets = Attempt::budgets(&self.plan);
         let stop = Arc::new(Stop::new(
             vec![budgets.lanes.clone(), budgets.text.clone(), budgets.blocks.clone()],
             &self.stop,
         ));
-        let signals = tokio::spawn(watch_signals(Arc::clone(&stop)));
+        let stopping = Arc::clone(&stop);
+        let signals = tokio::spawn(async move {
+            let hint = "blocks in flight were committed or rolled back; run the same command again to go on";
+            stopping.because(interrupts.first().await.hint(hint));
+            // The second signal is listened for as long as this task lives.
+            std::future::pending::<()>().await;
+        });
         let mut figures = Figures::default();
         let outcome = match self.load_rows(connect, observer, &counters, &stop, budgets, &mut figures).await {
             Ok(()) => self.after_rows(connect, observer, &stop, &mut figures).await,
@@ -435,31 +430,6 @@ impl Prepared {
         }
     }
 
-    /// Drops secondary indexes that come back after the rows; the ledger knows them first.
-    async fn drop_indexes(&self, observer: &dyn Observer, stop: &Stop) -> Result<()> {
-        if self.index != IndexPolicy::Defer {
-            return Ok(());
-        }
-        let present = index::secondary_indexes(&self.control, &self.plan.target).await?;
-        if present.is_empty() {
-            return Ok(());
-        }
-        let mut definitions = self.claim.dropped_indexes.clone();
-        definitions.extend(present.iter().map(|index| index.sql.clone()));
-        definitions.sort();
-        definitions.dedup();
-        note_dropped_indexes(&self.control, self.claim.load_id, &definitions).await?;
-        let names: Vec<&str> = present.iter().map(|index| index.name.as_str()).collect();
-        observer.say(&format!("dropping {} until the rows are in", names.join(", ")));
-        tokio::select! {
-            dropped = index::drop_indexes(&self.control, &self.plan.target, &present) => dropped,
-            () = stop.stopping() => {
-                self.control.cancel().await?;
-                Err(stop.take().unwrap_or_else(|| Error::interrupted("interrupted")))
-            }
-        }
-    }
-
     /// Completes the sources, then builds what was deferred.
     async fn after_rows(
         &self,
@@ -493,88 +463,6 @@ impl Prepared {
             extent.get().is_some()
         });
         !known || self.plan.settings.limit.is_some_and(|limit| limit < all)
-    }
-
-    async fn build_indexes(
-        &self,
-        connect: &ConnectSettings,
-        observer: &dyn Observer,
-        stop: &Arc<Stop>,
-        built: &mut Vec<String>,
-    ) -> Result<()> {
-        let target = &self.plan.target;
-        let label = |what: &str| SessionOptions {
-            application_name: Some(format!("vecload load {} {what}", self.claim.load_id)),
-            transaction_timeout: None,
-        };
-        let session =
-            connect.connect(&label("index")).await.map_err(|error| error.with_kind(Kind::Failed))?;
-        let noted = "select dropped_indexes from vecload_ledger.loads where load_id = $1";
-        let row = session.query_one(noted, &[&self.claim.load_id]).await;
-        let row = row.map_err(|error| session.error("read the dropped indexes from the ledger", error))?;
-        let mut wanted: Vec<IndexDefinition> =
-            row.get::<_, Vec<String>>(0).into_iter().filter_map(IndexDefinition::parse).collect();
-        // Only a table that was empty gets the standard ones; a user's table gets back what it had.
-        if self.index == IndexPolicy::Defer && self.claim.index_plan != REBUILD {
-            let standard = index::standard_indexes(target, &self.plan.embedding_column);
-            if let Some(why) = standard.without_hnsw {
-                observer.warn(&format!("no HNSW index: {why}"));
-            }
-            for index in standard.indexes {
-                if !wanted.iter().any(|other| index::same_index(other, &index)) {
-                    wanted.push(index);
-                }
-            }
-        }
-        let present = index::secondary_indexes(&session, target).await?;
-        wanted.retain(|index| !present.iter().any(|other| index::same_index(other, index)));
-        let watcher =
-            connect.connect(&label("watch")).await.map_err(|error| error.with_kind(Kind::Failed))?;
-        let progress = |name: &str, progress: Option<BuildProgress>| observer.indexing(name, progress);
-        let outcome = {
-            let mut build = std::pin::pin!(index::build(&session, &watcher, target, &wanted, &progress));
-            tokio::select! {
-                outcome = &mut build => outcome,
-                () = stop.stopping() => {
-                    session.cancel().await?;
-                    // It ends with the cancelled statement, and puts the table's settings back before.
-                    if let Err(cancelled) = build.await {
-                        tracing::debug!("{cancelled}");
-                    }
-                    Err(stop.take().unwrap_or_else(|| Error::interrupted("interrupted")))
-                }
-            }
-        };
-        outcome?;
-        built.extend(wanted.into_iter().map(|index| index.name));
-        note_dropped_indexes(&session, self.claim.load_id, &[]).await?;
-        watcher.close().await;
-        session.close().await;
-        Ok(())
-    }
-}
-
-/// The first SIGINT or SIGTERM ends the load in order, the second at once.
-async fn watch_signals(stop: Arc<Stop>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
-    for round in 0.. {
-        let name = tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
-        };
-        if round > 0 {
-            #[expect(clippy::exit, reason = "asked twice: open transactions are rolled back by the server")]
-            std::process::exit(130);
-        }
-        stop.because(
-            Error::interrupted(format!("interrupted by {name}"))
-                .hint("blocks in flight were committed or rolled back; run the same command again to go on"),
-        );
     }
 }
 

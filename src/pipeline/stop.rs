@@ -15,6 +15,11 @@ use crate::source::text::Stopping;
 pub struct StopFlag(Arc<AtomicBool>);
 
 impl StopFlag {
+    /// From here on the load is stopping.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
     /// As an input asks for it.
     pub fn asked(&self) -> Stopping {
         let flag = Arc::clone(&self.0);

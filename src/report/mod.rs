@@ -154,7 +154,7 @@ pub fn stages(counters: &Counters) -> Vec<StageReport> {
 }
 
 /// What to try for more speed.
-pub fn advice(bottleneck: Bottleneck, lanes: usize, writers: usize, cores: usize) -> String {
+pub fn advice(bottleneck: Bottleneck, lanes: usize, writers: usize, cores: usize, is_text: bool) -> String {
     match bottleneck {
         Bottleneck::Server if writers < cores => {
             format!("the server sets the pace; try --writers {}", writers + 2)
@@ -164,6 +164,9 @@ pub fn advice(bottleneck: Bottleneck, lanes: usize, writers: usize, cores: usize
         }
         Bottleneck::Source | Bottleneck::Encode if lanes < cores => {
             format!("this machine sets the pace; try --lanes {}", lanes + 1)
+        }
+        Bottleneck::Source if is_text => {
+            "reading text sets the pace, and one thread scans it; Parquet reads faster".into()
         }
         Bottleneck::Source => {
             "reading sets the pace: Parquet with more row groups, or a lighter codec, reads faster".into()

@@ -295,6 +295,10 @@ impl UnitMemory for Plenty {
         self.0.total()
     }
 
+    fn is_stopping(&self) -> bool {
+        false
+    }
+
     fn reserve(&self, bytes: usize, make_room: &dyn Fn()) -> vecload::error::Result<Option<Reservation>> {
         make_room();
         Ok(self.0.try_reserve(bytes))

@@ -113,7 +113,6 @@ impl TextInput {
     }
 
     /// Bytes of a reader, as they are.
-    #[cfg(test)]
     pub(super) fn of_reader(place: Place, reader: Box<dyn Read + Send>) -> Self {
         Self { reader, place, compression: Compression::None, stored: Arc::default() }
     }
@@ -143,8 +142,8 @@ impl TextInput {
             }
             (_, ErrorKind::UnexpectedEof) => (
                 format!("{place} ends in the middle of its compressed data, after {at} bytes"),
-                "the file is truncated (an upload or copy that was cut?); rows already loaded stay; put a whole \
-                 copy in its place",
+                "the file is truncated (an upload or copy that was cut?); take back what was loaded of it (vecload \
+                 loads undo), then load a whole copy",
             ),
             (Compression::Zstd, _) if error.to_string().contains("memory") => (
                 format!("decompress {place}: its window is larger than --memory leaves for it"),
@@ -152,7 +151,8 @@ impl TextInput {
             ),
             _ => (
                 format!("decompress {place}, about byte {at}"),
-                "the compressed data is damaged here; rows already loaded stay; put a good copy in its place",
+                "the compressed data is damaged, maybe before the place where it shows; take back what was loaded of \
+                 it (vecload loads undo), then load a good copy",
             ),
         };
         Error::failed(what).because(error).hint(hint)

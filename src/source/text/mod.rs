@@ -3,6 +3,7 @@
 //! A source is scanned once, in order ([`scanner`]); the units that this gives carry their records with them
 //! and are read by lanes ([`reader`]).
 
+mod head;
 pub mod input;
 pub mod jsonl;
 pub mod reader;
@@ -21,10 +22,10 @@ pub use self::reader::{TextColumn, TextPart, TextProjection, TextReader};
 pub use self::scanner::Scanner;
 pub use self::unit::{Position, TextUnit, UnitMemory};
 
-use self::sniff::{Head, Keys};
+use self::head::Head;
 use super::Place;
 use super::discover::SourceFormat;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// How text is read, as the user says it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -124,10 +125,6 @@ impl fmt::Display for TextFormat {
     }
 }
 
-/// The keys of so many lines of JSON are the columns, or of those in so many bytes.
-const JSON_HEAD_LINES: usize = 100;
-const JSON_HEAD_BYTES: usize = 4 << 20;
-
 /// A source of text whose beginning has been looked at.
 #[derive(Debug)]
 pub struct TextSource {
@@ -140,11 +137,9 @@ pub struct TextSource {
     /// Whether there is nothing after the header.
     pub has_no_record: bool,
     /// Standard input and what was read of it; it can be read once.
-    stdin: Mutex<Option<TextInput>>,
-    head: Vec<u8>,
-    /// Bytes of the beginning that hold a record, and whether they are all.
+    stdin: Mutex<Option<(TextInput, Head)>>,
+    /// Bytes of the beginning that hold a record.
     head_bytes: usize,
-    head_is_all: bool,
     window_bytes_max: usize,
 }
 
@@ -159,55 +154,34 @@ impl TextSource {
     ) -> Result<Self> {
         let refused = |error: Error| {
             error
-                .with_kind(crate::error::Kind::Refused)
+                .with_kind(Kind::Refused)
                 .hint("nothing was loaded; put a good copy in its place, or leave it out")
         };
         let mut input = TextInput::open(&place, window_bytes_max, stopping)?;
         let mut head = Head::read(&mut input).map_err(refused)?;
-        head.check(&place, input.compression() != Compression::None)?;
-        let format = sniff::format(&head, &place, format, options)?;
+        sniff::check(&head, input.compression() != Compression::None)?;
+        let format = sniff::format(&head, format, options)?;
         let columns = loop {
-            let found = match &format {
-                TextFormat::Csv(csv) => csv_columns(&head, csv, &place)?,
-                TextFormat::JsonLines => json_columns(&head, &place)?,
-            };
-            let is_enough = head.is_all || !matches!(format, TextFormat::JsonLines) || {
-                head.bytes.len() >= JSON_HEAD_BYTES || json_lines(&head).count() >= JSON_HEAD_LINES
-            };
-            if let Some(columns) = found.filter(|_| is_enough) {
+            if let Some(columns) = head.columns(&format)? {
                 break columns;
             }
-            let more = head.bytes.len().max(1 << 10) * 4;
-            if more as u64 > 4 * scanner::RECORD_BYTES_MAX {
-                return Err(Error::refused(format!(
-                    "{place}: no record ends within the first {} MiB",
-                    head.bytes.len() >> 20
-                ))
-                .hint(match format {
-                    TextFormat::Csv(_) => "a quote was opened and not closed, or the file is no CSV",
-                    TextFormat::JsonLines => "JSON Lines hold an object in each line: jq -c . FILE",
-                }));
-            }
-            head.read_on(&mut input, more).map_err(refused)?;
+            head.read_on(&mut input, &format, window_bytes_max).map_err(refused)?;
         };
         let has_no_record = match &format {
-            TextFormat::Csv(csv) => head.is_all && csv_records(&head, csv).len() <= usize::from(csv.header),
+            TextFormat::Csv(csv) => {
+                head.is_all && head.csv_records(csv, 2).0.len() <= usize::from(csv.header)
+            }
             TextFormat::JsonLines => false,
         };
-        let (head_bytes, head_is_all) = (head.bytes.len(), head.is_all);
-        let (stdin, head) = match place {
-            Place::Stdin => (Some(input), head.bytes),
-            _ => (None, Vec::new()),
-        };
+        let head_bytes = head.bytes.len();
+        let stdin = (place == Place::Stdin).then_some((input, head));
         Ok(Self {
             place,
             format,
             columns,
             has_no_record,
             stdin: Mutex::new(stdin),
-            head,
             head_bytes,
-            head_is_all,
             window_bytes_max,
         })
     }
@@ -216,8 +190,8 @@ impl TextSource {
     pub fn scanner(&self) -> Result<Scanner> {
         let input = if self.place == Place::Stdin {
             let stdin = self.stdin.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let stdin = stdin.ok_or_else(|| Error::failed("standard input can be read only once"))?;
-            stdin.again(self.head.clone())
+            let (input, head) = stdin.ok_or_else(|| Error::failed("standard input can be read only once"))?;
+            input.again(head.bytes)
         } else {
             TextInput::open(&self.place, self.window_bytes_max, Arc::new(|| false))?
         };
@@ -226,93 +200,38 @@ impl TextSource {
 
     /// Values of a column in the first records.
     pub fn first_values(&self, column: usize, most: usize) -> Result<Vec<Vec<u8>>> {
-        let head = if self.place == Place::Stdin {
-            Head { bytes: self.head.clone(), is_all: self.head_is_all }
-        } else {
-            let mut input = TextInput::open(&self.place, self.window_bytes_max, Arc::new(|| false))?;
-            let mut head = Head { bytes: Vec::new(), is_all: false };
-            let refused = |error: Error| error.with_kind(crate::error::Kind::Refused);
-            head.read_on(&mut input, self.head_bytes).map_err(refused)?;
-            head
-        };
-        Ok(match &self.format {
-            TextFormat::Csv(csv) => csv_records(&head, csv)
-                .into_iter()
-                .skip(usize::from(csv.header))
-                .filter(|record| record.len() == self.columns.len())
-                .filter_map(|record| record.get(column).map(<[u8]>::to_vec))
-                .take(most)
-                .collect(),
-            TextFormat::JsonLines => json_lines(&head)
+        let of_head = |head: &Head| match &self.format {
+            TextFormat::Csv(csv) => {
+                let records = head.csv_records(csv, most + usize::from(csv.header)).0.into_iter();
+                let whole =
+                    records.skip(usize::from(csv.header)).filter(|record| record.len() == self.columns.len());
+                whole.map(|mut record| record.swap_remove(column)).collect()
+            }
+            TextFormat::JsonLines => head
+                .json_lines()
                 .filter_map(|line| jsonl::value_of(line, &self.columns[column]))
                 .take(most)
                 .collect(),
-        })
+        };
+        if self.place == Place::Stdin {
+            let stdin = self.stdin.lock().unwrap_or_else(PoisonError::into_inner);
+            return Ok(stdin.as_ref().map_or_else(Vec::new, |(_, head)| of_head(head)));
+        }
+        let mut input = TextInput::open(&self.place, self.window_bytes_max, Arc::new(|| false))?;
+        let head =
+            Head::of_bytes(&mut input, self.head_bytes).map_err(|error| error.with_kind(Kind::Refused))?;
+        Ok(of_head(&head))
     }
 }
 
 /// Names of a CSV file's columns, or their positions.
-fn first_record(place: &Place, format: &CsvFormat, window_bytes_max: usize) -> Result<Vec<String>> {
+fn csv_columns(place: &Place, format: &TextFormat, window_bytes_max: usize) -> Result<Vec<String>> {
     let mut input = TextInput::open(place, window_bytes_max, Arc::new(|| false))?;
     let mut head = Head::read(&mut input)?;
     loop {
-        let more = head.bytes.len() * 4;
-        match csv_columns(&head, format, place)? {
+        match head.columns(format)? {
             Some(names) => return Ok(names),
-            None => head.read_on(&mut input, more)?,
+            None => head.read_on(&mut input, format, window_bytes_max)?,
         }
     }
-}
-
-/// Whole records of the head.
-fn csv_records(head: &Head, format: &CsvFormat) -> Vec<csv::ByteRecord> {
-    let mut reader = csv::ReaderBuilder::new()
-        .delimiter(format.delimiter)
-        .has_headers(false)
-        .flexible(true)
-        .from_reader(head.text());
-    let mut records: Vec<_> = reader.byte_records().map_while(|record| record.ok()).collect();
-    if !head.is_all {
-        records.pop();
-    }
-    records
-}
-
-fn csv_columns(head: &Head, format: &CsvFormat, place: &Place) -> Result<Option<Vec<String>>> {
-    let records = csv_records(head, format);
-    let Some(first) = records.first() else {
-        return match head.is_all {
-            true => Err(Error::refused(format!("{place} holds no record, only line ends"))
-                .hint("check what should have written it, or leave it out")),
-            false => Ok(None),
-        };
-    };
-    if !format.header {
-        return Ok(Some((1..=first.len()).map(|position| position.to_string()).collect()));
-    }
-    let names: Vec<String> =
-        first.iter().map(|name| String::from_utf8_lossy(name.trim_ascii()).into_owned()).collect();
-    sniff::check_header(&names, place)?;
-    Ok((records.len() > 1 || head.is_all).then_some(names))
-}
-
-fn json_lines(head: &Head) -> impl Iterator<Item = &[u8]> {
-    let text = head.text();
-    let whole = if head.is_all { text.len() } else { memchr::memrchr(b'\n', text).unwrap_or(0) };
-    text[..whole].split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty())
-}
-
-fn json_columns(head: &Head, place: &Place) -> Result<Option<Vec<String>>> {
-    let mut keys = Keys::default();
-    let mut lines = 0;
-    for line in json_lines(head) {
-        lines += 1;
-        // A line that is no object will be a reject.
-        jsonl::each_key(line, |key| keys.add(key));
-    }
-    if keys.names.is_empty() && lines > 0 {
-        return Err(Error::refused(format!("{place}: none of the first {lines} lines is a JSON object with keys"))
-            .hint("JSON Lines hold an object in each line, {\"embedding\": […], …}; name another --format, or convert: jq -c . FILE"));
-    }
-    Ok((lines > 0 || head.is_all).then_some(keys.names))
 }

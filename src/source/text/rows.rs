@@ -37,7 +37,7 @@ impl RecordFinder {
         let place = Place::File(path.into());
         let names = match format {
             TextFormat::JsonLines => vec![RECORD.into()],
-            TextFormat::Csv(csv) => super::first_record(&place, csv, WINDOW_BYTES)?,
+            TextFormat::Csv(_) => super::csv_columns(&place, format, WINDOW_BYTES)?,
         };
         let input = TextInput::open(&place, WINDOW_BYTES, Arc::new(|| false))?;
         let wanted: Vec<_> = wanted.into_iter().collect();
@@ -101,6 +101,10 @@ struct OneUnit(Budget);
 impl UnitMemory for OneUnit {
     fn total(&self) -> usize {
         self.0.total()
+    }
+
+    fn is_stopping(&self) -> bool {
+        false
     }
 
     fn reserve(&self, bytes: usize, _make_room: &dyn Fn()) -> Result<Option<Reservation>> {

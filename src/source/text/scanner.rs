@@ -2,7 +2,8 @@
 //!
 //! It runs once over a source, in one thread. csv-core decides where a CSV record ends, so that a newline in
 //! quotes is never a boundary; it unescapes the fields on the way, so that lanes need no second pass. A unit
-//! ends with the first record that ends at or after a multiple of [`UNIT_BYTES`], whatever the reads were.
+//! ends with the first record that ends at or after a multiple of [`UNIT_BYTES`], or with its
+//! [`UNIT_RECORDS_MAX`]th, whatever the reads were.
 
 use std::sync::Arc;
 
@@ -13,9 +14,13 @@ use super::TextFormat;
 use super::input::TextInput;
 use super::unit::{BufferPool, Growth, Position, TextUnit, UnitBuffer, UnitMemory};
 use crate::error::{Error, Result};
+use crate::source::Place;
 
 /// Units are cut at the first record end after multiples of this, in decompressed bytes.
 pub const UNIT_BYTES: u64 = 16 << 20;
+
+/// And after so many records: where fields and records end takes memory too.
+pub const UNIT_RECORDS_MAX: usize = 256 << 10;
 
 /// A longer record is an error: a quote that is never closed would take all memory.
 pub const RECORD_BYTES_MAX: u64 = 64 << 20;
@@ -51,6 +56,14 @@ pub struct Scanner {
 enum Cutter {
     Csv { core: Box<csv_core::Reader>, ends: Vec<usize> },
     Lines,
+}
+
+/// What is found between records.
+#[derive(PartialEq)]
+enum Between {
+    Record,
+    End,
+    Stopping,
 }
 
 /// What became of an attempt to read a record.
@@ -121,11 +134,11 @@ impl Scanner {
                     start.record = 1;
                     self.position.record = 1;
                 }
-                Cut::Record if self.position.byte >= cut_at => break,
+                Cut::Record if self.position.byte >= cut_at || buffer.records() == UNIT_RECORDS_MAX => break,
                 Cut::Record => {}
             }
         }
-        if buffer.is_empty() {
+        if buffer.records() == 0 {
             return Ok(None);
         }
         self.hash();
@@ -134,7 +147,7 @@ impl Scanner {
         let mut unit = TextUnit::new(self.unit, start, hash, buffer, &self.pool);
         self.unit += 1;
         // Known now already if nothing but line ends follows.
-        unit.is_last = self.at_end || !self.skip_line_ends()?;
+        unit.is_last = self.at_end || self.skip_line_ends(memory)? == Between::End;
         Ok(Some(unit))
     }
 
@@ -147,28 +160,34 @@ impl Scanner {
         Ok(())
     }
 
-    /// Skips line ends between records; false at the end of the source.
-    fn skip_line_ends(&mut self) -> Result<bool> {
+    /// Skips line ends between records.
+    fn skip_line_ends(&mut self, memory: &dyn UnitMemory) -> Result<Between> {
         loop {
             while self.from < self.to {
                 match self.chunk[self.from] {
                     b'\n' => self.position.line += 1,
                     b'\r' => {}
-                    _ => return Ok(true),
+                    _ => return Ok(Between::Record),
                 }
                 self.from += 1;
                 self.position.byte += 1;
             }
             if !self.refill()? {
-                return Ok(false);
+                return Ok(Between::End);
+            }
+            // A few compressed bytes can be very many blank lines.
+            if memory.is_stopping() {
+                return Ok(Between::Stopping);
             }
         }
     }
 
     fn next_record(&mut self, buffer: &mut UnitBuffer, start: Position, growth: Growth<'_>) -> Result<Cut> {
         loop {
-            if !self.skip_line_ends()? {
-                return Ok(Cut::End);
+            match self.skip_line_ends(growth.memory)? {
+                Between::Record => {}
+                Between::End => return Ok(Cut::End),
+                Between::Stopping => return Ok(Cut::Stopping),
             }
             let begin = self.position;
             let cut = match self.cutter {
@@ -189,11 +208,14 @@ impl Scanner {
                 Cutter::Lines => &one,
             };
             let (byte, line) = (begin.byte - start.byte, begin.line - start.line);
-            if !buffer.end_record(ends, byte, line, growth)? {
-                return Ok(Cut::Stopping);
-            }
-            self.position.record += 1;
-            return Ok(Cut::Record);
+            return match buffer.end_record(ends, byte, line, growth) {
+                Ok(false) => Ok(Cut::Stopping),
+                Ok(true) => {
+                    self.position.record += 1;
+                    Ok(Cut::Record)
+                }
+                Err(error) => Err(self.beyond_memory(begin, buffer.of_open_record(), None, &error)),
+            };
         }
     }
 
@@ -226,11 +248,19 @@ impl Scanner {
                     let doubled = ends.len() * 2;
                     ends.resize(doubled, 0);
                 }
-                ReadRecordResult::OutputFull => {
-                    if !buffer.grow(growth)? {
-                        return Ok(None);
+                ReadRecordResult::OutputFull => match buffer.grow(growth) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(None),
+                    Err(error) => {
+                        let last_field = if fields == 0 { 0 } else { ends[fields - 1] };
+                        return Err(self.beyond_memory(
+                            begin,
+                            buffer.of_open_record(),
+                            Some(last_field),
+                            &error,
+                        ));
                     }
-                }
+                },
                 ReadRecordResult::InputEmpty | ReadRecordResult::End => {
                     let last_field = if fields == 0 { 0 } else { ends[fields - 1] };
                     if self.position.byte - begin.byte > RECORD_BYTES_MAX {
@@ -273,10 +303,16 @@ impl Scanner {
                     begin.record,
                     begin.byte
                 ))
-                .hint(
-                    "the file is cut off, or a quote within a field is not doubled (\"\"); rows before it stay; \
-                     mend the line and load the file again after vecload loads undo",
-                ))
+                .hint(match self.input.place() {
+                    Place::Stdin => {
+                        "who wrote it may have been cut off: give all of it again under the same --name; or a quote \
+                         within a field is not doubled (\"\"); rows before it stay"
+                    }
+                    _ => {
+                        "the file is cut off, or a quote within a field is not doubled (\"\"); rows before it stay; \
+                         take them back (vecload loads undo), mend the line and load the file"
+                    }
+                }))
             }
         }
     }
@@ -292,8 +328,10 @@ impl Scanner {
             let input = &self.chunk[self.from..self.to];
             let end = memchr::memchr(b'\n', input);
             let line = &input[..end.unwrap_or(input.len())];
-            if !buffer.append(line, growth)? {
-                return Ok(None);
+            match buffer.append(line, growth) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(error) => return Err(self.beyond_memory(begin, buffer.of_open_record(), None, &error)),
             }
             // The newline itself is skipped, and counted, before the next record.
             self.position.byte += line.len() as u64;
@@ -324,6 +362,30 @@ impl Scanner {
             ))
             .hint("records end with a newline; check that the file is what --format says; rows before it stay"),
         }
+    }
+
+    /// The error for a unit that memory can't hold; in CSV the last field of the record began at a place of its
+    /// bytes.
+    fn beyond_memory(
+        &self,
+        begin: Position,
+        bytes: &[u8],
+        last_field: Option<usize>,
+        error: &Error,
+    ) -> Error {
+        let Position { record, byte, line } = begin;
+        let place = format!("{}, record {record} (line {line}, byte {byte})", self.input.place());
+        let read = (self.position.byte - byte) >> 20;
+        let length = match last_field {
+            _ if read == 0 => String::new(),
+            Some(at) => format!(
+                " is longer than {read} MiB, and its last field begins in line {}",
+                line + newlines(&bytes[..at])
+            ),
+            None => format!(" is longer than {read} MiB"),
+        };
+        Error::failed(format!("{place}{length}: {error}"))
+            .hint("if a quote was opened there and not closed, close it; else give more --memory; rows before it stay")
     }
 
     fn too_many_fields(&self, begin: Position) -> Error {

@@ -1,14 +1,10 @@
 //! What a source of text is: its format, delimiter and columns, from its first bytes.
 
-use std::collections::HashSet;
-
-use super::input::TextInput;
+use super::head::Head;
 use super::{CsvFormat, TextFormat, TextOptions};
 use crate::error::{Error, Result};
+use crate::source::Place;
 use crate::source::discover::SourceFormat;
-
-/// Bytes looked at first; more where no record ends in them.
-const HEAD_BYTES: usize = 64 << 10;
 
 /// Records by which a delimiter is judged.
 const GUESS_RECORDS: usize = 20;
@@ -16,93 +12,49 @@ const GUESS_RECORDS: usize = 20;
 /// Delimiters that are guessed, the likeliest first.
 const DELIMITERS: &[u8] = b",;\t|";
 
-/// The beginning of a source.
-#[derive(Debug)]
-pub(super) struct Head {
-    /// Decompressed bytes.
-    pub(super) bytes: Vec<u8>,
-    /// Whether they are all.
-    pub(super) is_all: bool,
-}
-
-impl Head {
-    /// Reads the beginning.
-    pub(super) fn read(input: &mut TextInput) -> Result<Self> {
-        let mut head = Self { bytes: Vec::new(), is_all: false };
-        head.read_on(input, HEAD_BYTES)?;
-        Ok(head)
+/// Refuses what is no text in UTF-8 or an encoding like it.
+pub(super) fn check(head: &Head, is_compressed: bool) -> Result<()> {
+    let place = head.place();
+    let refuse = |what: &str, hint: &str| Err(Error::refused(format!("{place} {what}")).hint(hint));
+    let bytes = &head.bytes[..];
+    if bytes.is_empty() {
+        return refuse(
+            if is_compressed { "is empty: its compressed data holds nothing" } else { "is empty (0 bytes)" },
+            "check what should have written it, or leave it out",
+        );
     }
-
-    /// Reads on until so many bytes are there.
-    pub(super) fn read_on(&mut self, input: &mut TextInput, bytes: usize) -> Result<()> {
-        let mut filled = self.bytes.len();
-        self.bytes.resize(bytes.max(filled), 0);
-        while filled < bytes && !self.is_all {
-            let read = input.read(&mut self.bytes[filled..])?;
-            self.is_all = read == 0;
-            filled += read;
-        }
-        self.bytes.truncate(filled);
-        Ok(())
+    let nuls = |odd: usize| bytes.iter().skip(odd).step_by(2).take(512).filter(|byte| **byte == 0).count();
+    let utf16 = bytes.starts_with(b"\xff\xfe")
+        || bytes.starts_with(b"\xfe\xff")
+        || bytes.len() >= 4 && nuls(0).abs_diff(nuls(1)) * 3 > bytes.len().min(1024) / 2;
+    if utf16 {
+        return refuse(
+            "is UTF-16 text, and vecload reads UTF-8",
+            "convert it on the way: iconv -f UTF-16 -t UTF-8 FILE | vecload load -",
+        );
     }
-
-    /// The bytes without a byte order mark.
-    pub(super) fn text(&self) -> &[u8] {
-        self.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.bytes)
+    if bytes.starts_with(b"PAR1") {
+        return refuse(
+            "is a Parquet file",
+            "say --format parquet, or name the file .parquet; from a pipe Parquet can't be read: its footer is at the end",
+        );
     }
-
-    /// Refuses what is no text in UTF-8 or an encoding like it.
-    pub(super) fn check(&self, place: &dyn std::fmt::Display, is_compressed: bool) -> Result<()> {
-        let refuse = |what: &str, hint: &str| Err(Error::refused(format!("{place} {what}")).hint(hint));
-        let bytes = &self.bytes[..];
-        if bytes.is_empty() {
-            return refuse(
-                if is_compressed {
-                    "is empty: its compressed data holds nothing"
-                } else {
-                    "is empty (0 bytes)"
-                },
-                "check what should have written it, or leave it out",
-            );
-        }
-        let nuls =
-            |odd: usize| bytes.iter().skip(odd).step_by(2).take(512).filter(|byte| **byte == 0).count();
-        let utf16 = bytes.starts_with(b"\xff\xfe")
-            || bytes.starts_with(b"\xfe\xff")
-            || bytes.len() >= 4 && nuls(0).abs_diff(nuls(1)) * 3 > bytes.len().min(1024) / 2;
-        if utf16 {
-            return refuse(
-                "is UTF-16 text, and vecload reads UTF-8",
-                "convert it on the way: iconv -f UTF-16 -t UTF-8 FILE | vecload load -",
-            );
-        }
-        if bytes.starts_with(b"PAR1") {
-            return refuse(
-                "is a Parquet file",
-                "say --format parquet, or name the file .parquet; from a pipe Parquet can't be read: its footer is at the end",
-            );
-        }
-        // A stray control character is a matter of its row.
-        let is_control = |byte: &&u8| **byte < b' ' && !byte.is_ascii_whitespace() && **byte != 0x0b;
-        let controls = bytes.iter().filter(is_control).count();
-        let is_utf8 = std::str::from_utf8(bytes).map_or_else(|error| error.error_len().is_none(), |_| true);
-        if controls * if is_utf8 { 10 } else { 30 } > bytes.len() {
-            return refuse(
-                "is a binary file",
-                "vecload reads Parquet, CSV and JSON Lines, also compressed with gzip or zstd",
-            );
-        }
-        Ok(())
+    // A stray control character is a matter of its row.
+    let is_control = |byte: &&u8| **byte < b' ' && !byte.is_ascii_whitespace() && **byte != 0x0b;
+    let controls = bytes.iter().filter(is_control).count();
+    let is_utf8 = std::str::from_utf8(bytes).map_or_else(|error| error.error_len().is_none(), |_| true);
+    if controls * if is_utf8 { 10 } else { 30 } > bytes.len() {
+        return refuse(
+            "is a binary file",
+            "vecload reads Parquet, CSV and JSON Lines, also compressed with gzip or zstd",
+        );
     }
+    Ok(())
 }
 
 /// The format of a source.
-pub(super) fn format(
-    head: &Head,
-    place: &dyn std::fmt::Display,
-    format: Option<SourceFormat>,
-    options: &TextOptions,
-) -> Result<TextFormat> {
+pub(super) fn format(head: &Head, format: Option<SourceFormat>, options: &TextOptions) -> Result<TextFormat> {
+    let place = head.place();
     let first = head.text().trim_ascii_start().first().copied();
     let format = match format {
         Some(format) => format,
@@ -133,22 +85,14 @@ pub(super) fn format(
 /// field is a whole `[…]` comes before one that cuts embeddings up.
 fn guess_delimiter(head: &Head) -> u8 {
     let fields = |delimiter: u8| {
-        let mut reader = csv::ReaderBuilder::new()
-            .delimiter(delimiter)
-            .has_headers(false)
-            .flexible(true)
-            .from_reader(head.text());
-        let whole = reader.byte_records().take(GUESS_RECORDS).map_while(|record| record.ok());
-        let mut records: Vec<csv::ByteRecord> = whole.collect();
-        // The last one may be cut off.
-        if records.len() > 1 && !head.is_all {
-            records.pop();
-        }
-        let header = records.first().map_or(0, csv::ByteRecord::len);
+        let format = CsvFormat { delimiter, null: None, header: false };
+        let (records, _) = head.csv_records(&format, GUESS_RECORDS);
+        let header = records.first().map_or(0, Vec::len);
         let same = records.iter().filter(|record| record.len() == header).count();
         // Fields count only by a delimiter that most records agree on.
         let fields = if same * 2 > records.len() { header } else { header.min(1) };
-        let embeddings = records.iter().filter(|record| record.iter().any(is_whole_list)).count();
+        let embeddings =
+            records.iter().filter(|record| record.iter().any(|field| is_whole_list(field))).count();
         (fields > 1 && embeddings > 0 && embeddings * 2 >= records.len(), fields)
     };
     let mut best = (DELIMITERS[0], (false, 1));
@@ -167,7 +111,7 @@ fn is_whole_list(field: &[u8]) -> bool {
 }
 
 /// Refuses a header that can't be one.
-pub(super) fn check_header(names: &[String], place: &dyn std::fmt::Display) -> Result<()> {
+pub(super) fn check_header(names: &[String], place: &Place) -> Result<()> {
     if let Some(data) = names.iter().find(|name| name.trim_start().starts_with(['[', '{'])) {
         let shown: String = data.chars().take(20).collect();
         return Err(Error::refused(format!(
@@ -180,19 +124,4 @@ pub(super) fn check_header(names: &[String], place: &dyn std::fmt::Display) -> R
             .hint("write names into the first line, or say --no-header"));
     }
     Ok(())
-}
-
-/// Keys of JSON objects, in the order in which they appear first.
-#[derive(Debug, Default)]
-pub(super) struct Keys {
-    pub(super) names: Vec<String>,
-    seen: HashSet<String>,
-}
-
-impl Keys {
-    pub(super) fn add(&mut self, name: &str) {
-        if self.seen.insert(name.into()) {
-            self.names.push(name.into());
-        }
-    }
 }

@@ -21,6 +21,9 @@ pub trait UnitMemory {
     /// The most that one unit can take.
     fn total(&self) -> usize;
 
+    /// Whether the load is stopping.
+    fn is_stopping(&self) -> bool;
+
     /// Waits for bytes, calling `make_room` now and then; `None` when the load is stopping.
     fn reserve(&self, bytes: usize, make_room: &dyn Fn()) -> Result<Option<Reservation>>;
 }
@@ -83,8 +86,8 @@ impl TextUnit {
     pub fn position(&self, row: usize) -> Position {
         let record = &self.buffer.records[row];
         Position {
-            byte: self.start.byte + u64::from(record.byte),
-            line: self.start.line + u64::from(record.line),
+            byte: self.start.byte + record.byte,
+            line: self.start.line + record.line,
             record: self.start.record + row as u64,
         }
     }
@@ -133,9 +136,9 @@ impl<'a> Fields<'a> {
 struct RecordEnd {
     /// Fields up to here, of all records.
     fields: u32,
-    /// Where it begins, from the unit's start.
-    byte: u32,
-    line: u32,
+    /// Where it begins, from the unit's start; any number of blank lines may lie between.
+    byte: u64,
+    line: u64,
 }
 
 /// Bytes that are reserved at a time.
@@ -162,8 +165,9 @@ impl UnitBuffer {
         self.records.clear();
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.records.is_empty()
+    /// Records so far.
+    pub(super) fn records(&self) -> usize {
+        self.records.len()
     }
 
     /// Room behind what is used.
@@ -233,7 +237,7 @@ impl UnitBuffer {
         self.ends.reserve_exact(room - self.ends.len());
         self.records.reserve_exact(records - self.records.len());
         self.ends.extend(ends.iter().map(|end| start + *end as u32));
-        self.records.push(RecordEnd { fields: fields as u32, byte: byte as u32, line: line as u32 });
+        self.records.push(RecordEnd { fields: fields as u32, byte, line });
         Ok(true)
     }
 
@@ -262,7 +266,7 @@ impl UnitBuffer {
         let needed = data + ends * size_of::<u32>() + records * size_of::<RecordEnd>() + self.longest;
         if needed > growth.memory.total() {
             return Err(Error::failed(format!(
-                "a unit of the source needs {} MiB of memory, and --memory leaves {} MiB for it: a record is very long",
+                "a unit of the source needs {} MiB of memory, and --memory leaves {} MiB for it",
                 needed.div_ceil(1 << 20),
                 growth.memory.total() >> 20
             ))

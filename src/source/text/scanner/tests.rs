@@ -15,6 +15,10 @@ impl UnitMemory for Plenty {
         self.0.total()
     }
 
+    fn is_stopping(&self) -> bool {
+        false
+    }
+
     fn reserve(&self, bytes: usize, make_room: &dyn Fn()) -> Result<Option<Reservation>> {
         if self.0.try_reserve(0).is_some() {
             make_room();
