@@ -44,7 +44,10 @@ fn killed_again_and_again(db: &Db, rows: &Rows, load: impl Fn() -> Vecload) {
     }
     speed_up(db);
     let before = settled(db).unsigned_abs();
-    let last = load().with("--writers", 2).run().exits(0).state("complete").rows(ROWS - before, 0, before);
+    let last = load().with("--writers", 2).with("--memory", "64MiB").run().exits(0).state("complete");
+    let last = last.rows(ROWS - before, 0, before);
+    let peak = last.report["peak_rss_bytes"].as_u64();
+    assert!(peak.is_some_and(|peak| peak < 160 << 20), "64 MiB of buffers, and the program{last}");
     Rows::are_all_in(&[rows], db, "chunks");
     load().with("--writers", 1).run().exits(0).state("already_loaded").rows(0, 0, ROWS);
     Rows::are_all_in(&[rows], db, "chunks");
@@ -209,6 +212,20 @@ fn a_limited_stream_goes_on_later() {
 }
 
 #[test]
+fn a_stream_that_is_taken_back_can_be_loaded_again_under_its_name() {
+    let db = small();
+    let [rows, other] = [Rows::new(900, 8).tricky(), Rows::new(400, 8).from(5_000)];
+    let run = |rows: &Rows| piped(stream(&db, "mine"), Style::CSV.bytes(rows)).0.run();
+    let first = run(&rows).exits(0).rows(900, 0, 0);
+    run(&other).exits(1).says("is not what earlier runs read").says("loads undo");
+    vecload(["loads", "undo", &first.load().to_string()]).into(&db).run().exits(0);
+    run(&other).exits(0).state("complete").rows(400, 0, 0);
+    Rows::are_all_in(&[&other], &db, "chunks");
+    let list = vecload(["loads"]).into(&db).run().exits(0);
+    list.answers("mine").answers("undone");
+}
+
+#[test]
 fn a_pipe_that_gives_nothing_or_half_a_record_is_no_success() {
     let db = small();
     for bytes in [&b""[..], b"\n", b"\xef\xbb\xbf"] {
@@ -250,7 +267,7 @@ fn a_signal_ends_a_load_whose_producer_is_silent() {
             open_pipe(stream(&db, "mine").with("--writers", 8).with("--memory", "64MiB"), &bytes[..share]);
         db.wait_until(&format!("exists (select from {LEDGER}.loads where state = 'running')"));
         if share > 16 << 20 {
-            wait_for_blocks(&db, &running, 1);
+            db.wait_until(&format!("exists (select from {LEDGER}.blocks)"));
         }
         running.signal(signal);
         let told = running.outcome().exits(130).state("interrupted").says(signal.as_str());

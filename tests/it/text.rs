@@ -192,6 +192,42 @@ fn an_embedding_that_is_null_or_empty_is_a_reject() {
 }
 
 #[test]
+fn embeddings_are_the_same_in_every_form_bit_for_bit() {
+    let case = case();
+    let rows = Rows::new(1_000, 8).tricky();
+    let forms: [(&str, fn(&str) -> String); 6] = [
+        ("json", |text| text.replace(',', ", ")),
+        ("array", |text| text.replace('[', "{").replace(']', "}")),
+        ("list", |text| text.replace(['[', ']'], "").replace(',', ";")),
+        ("wide", |text| format!(" \t{} ", text.replace(',', " , "))),
+        ("exponents", |text| {
+            let inner = text.trim_matches(['[', ']']);
+            let element = |text: &str| format!("{:E}", text.parse::<f32>().expect("a float"));
+            format!("[{}]", inner.split(',').map(element).collect::<Vec<_>>().join(","))
+        }),
+        ("doubles", |text| {
+            let inner = text.trim_matches(['[', ']']);
+            let element = |text: &str| format!("{:.60}", f64::from(text.parse::<f32>().expect("a float")));
+            format!("{{{}}}", inner.split(',').map(element).collect::<Vec<_>>().join(","))
+        }),
+    ];
+    for (name, form) in forms {
+        for delimiter in [b',', b';', b'\t'] {
+            let mut writer = csv::WriterBuilder::new().delimiter(delimiter).from_writer(Vec::new());
+            writer.write_record(NAMES).expect("write");
+            for mut row in rows.texts() {
+                row[3] = form(&row[3]);
+                writer.write_record(&row).expect("write");
+            }
+            let path = case.file(&format!("{name}_{delimiter}.csv"), writer.into_inner().expect("bytes"));
+            case.load(&path).run().exits(0).rows(1_000, 0, 0);
+            Rows::are_all_in(&[&rows], &case.db, "chunks");
+            case.db.run("delete from chunks");
+        }
+    }
+}
+
+#[test]
 fn a_delimiter_that_is_given_is_believed() {
     let case = case();
     case.db.run("drop table chunks; create table chunks (a text, b text, embedding vector(2))");

@@ -153,7 +153,7 @@ fn compressed_data_that_is_cut_off_or_damaged_fails_and_what_is_whole_stays() {
         }
         // Within the first bytes it is found out before anything is written.
         let name = format!("short_{name}");
-        one_error(case.bad(&name, &packed[..500]), 2, &[&name, "truncated"]);
+        one_error(case.bad(&name, &packed[..500]), 2, &[&name, "in the middle of its compressed data"]);
     }
 }
 

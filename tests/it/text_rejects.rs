@@ -254,6 +254,16 @@ fn rejected_lines_of_json_are_written_as_they_stand() {
     let out = dir.path().join("out.parquet");
     rows_out(&db, &told, &out).exits(0);
     assert_eq!(column(&out, "record"), wanted);
+    // As lines they are mended and loaded.
+    let out = dir.path().join("out.jsonl");
+    rows_out(&db, &told, &out).exits(0);
+    let text = std::fs::read_to_string(&out).expect("what was written");
+    assert_eq!(text.lines().collect::<Vec<_>>(), wanted);
+    let mended = text.replace("NaN", "0.5").replace("{\"broken\": \n", "");
+    let mended = file(dir.path(), "mended.jsonl", mended);
+    load_into(&db, &mended).run().exits(0).rows(2, 0, 0);
+    let none = dir.path().join("out.json");
+    rows_out(&db, &told, &none).exits(2).says("out.json").says(".parquet");
 }
 
 fn column(path: &PathBuf, name: &str) -> Vec<String> {
