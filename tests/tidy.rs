@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("memory", ""),
     ("copy", ""),
     ("postgres", "error"),
-    ("source", "batch error"),
+    ("source", "batch error memory"),
     ("batch", "copy error partition postgres source"),
     ("partition", "batch copy error memory"),
     ("route", "postgres"),

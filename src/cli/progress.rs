@@ -215,7 +215,9 @@ async fn draw_bars(view: LoadView, bars: Arc<MultiProgress>) {
     };
     rows.set_style(style(match (view.rows, view.stored_bytes) {
         (None, None) => "{spinner} {msg}",
-        _ => "{wide_bar} {msg} {percent:>3}%",
+        (Some(_), _) => "{wide_bar} {msg} {percent:>3}%",
+        // What is read is ahead of what is committed.
+        (None, Some(_)) => "{wide_bar} {percent:>3}% read, {msg} in the table",
     }));
     let figures = bars.add(ProgressBar::new_spinner());
     figures.set_style(style("{msg}"));
@@ -242,8 +244,13 @@ async fn print_lines(view: LoadView) {
     loop {
         let now = glance(&view, &mut rates);
         let of = view.rows.map_or(String::new(), |rows| format!(" of {}", grouped(rows)));
-        let share = now.share.map_or(String::new(), |share| format!(" ({:.1} %)", share * 100.0));
-        let eta = now.eta.map_or(String::new(), |eta| format!("  ETA {}", shown_seconds(eta)));
+        let read = if view.rows.is_none() { " of the files read" } else { "" };
+        let share = now.share.map_or(String::new(), |share| format!(" ({:.1} %{read})", share * 100.0));
+        let eta = match (now.share, now.eta) {
+            (_, Some(eta)) => format!("  ETA {}", shown_seconds(eta)),
+            (Some(_), None) => "  ETA unknown".into(),
+            (None, None) => String::new(),
+        };
         let line = format!(
             "{}{of} rows{share}  {}{eta}  rejected: {}",
             grouped(now.done),

@@ -162,7 +162,8 @@ pub async fn sources(client: &Client, load_id: i64) -> Result<Vec<SourceSummary>
 pub async fn rejects(client: &Client, load_id: i64) -> Result<Vec<RejectRecord>> {
     let rows = client
         .query(
-            "select s.name, s.kind, s.recipe -> 'format' as format, r.unit, r.row, r.line, r.record, r.byte, r.column_name, r.class, r.reason, r.excerpt
+            "select s.name, s.kind, s.recipe -> 'format' as format, r.unit, r.row, r.line, r.record, r.byte,
+                 r.column_name, r.class, r.reason, r.excerpt
              from vecload_ledger.rejects r join vecload_ledger.sources s using (source_id)
              where r.load_id = $1 or s.load_id = $1 order by s.source_id, r.unit, r.row",
             &[&load_id],

@@ -2,6 +2,7 @@
 //!
 //! Parts of Parquet are known beforehand; text is scanned here, and its units carry their records with them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use crate::memory::{Budget, Denied, Reservation};
 use crate::postgres::Session;
 use crate::source::fingerprint::Fingerprint;
 use crate::source::parquet::PositionedFile;
-use crate::source::text::{Compression, Scanner, TextPart, TextSource, TextUnit, UnitMemory};
+use crate::source::text::{Scanner, TextPart, TextSource, TextUnit, UnitMemory};
 use crate::source::{Place, UnitPart};
 
 /// Bytes of a unit that one lane takes at a time, so that lanes share a unit.
@@ -74,6 +75,8 @@ pub struct Feeder {
     pub counters: Arc<Counters>,
     /// The end, if it comes early.
     pub stop: Arc<Stop>,
+    /// What the window of the source that is being scanned takes.
+    pub window_bytes: AtomicUsize,
     /// The runtime that the session lives in.
     pub runtime: Handle,
 }
@@ -135,6 +138,7 @@ impl Feeder {
             return Ok(left.saturating_sub(self.extents[index].get().map_or(0, |extent| extent.rows)));
         }
         let mut scanner = text.scanner()?;
+        self.window_bytes.store(scanner.input().window_bytes(), Ordering::Relaxed);
         let Some(_window) = self.window(&scanner)? else { return Ok(left) };
         let (mut units, mut rows) = (0, 0);
         let ended = loop {
@@ -255,10 +259,7 @@ impl Feeder {
 
     /// The window of a decompressor, held while a source is scanned.
     fn window(&self, scanner: &Scanner) -> Result<Option<Reservation>> {
-        match scanner.input().compression() {
-            Compression::Zstd => self.reserve(self.plan.settings.window_bytes_max(), &|| {}),
-            _ => self.reserve(0, &|| {}),
-        }
+        self.reserve(scanner.input().window_bytes(), &|| {})
     }
 
     /// False when the lanes have gone.
@@ -272,7 +273,7 @@ impl Feeder {
 
 impl UnitMemory for Feeder {
     fn total(&self) -> usize {
-        self.lane_memory.total().saturating_sub(self.plan.settings.window_bytes_max())
+        self.lane_memory.total().saturating_sub(self.window_bytes.load(Ordering::Relaxed))
     }
 
     fn is_stopping(&self) -> bool {

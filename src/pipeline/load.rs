@@ -1,5 +1,6 @@
 //! A load from its request to its report: preflight, claim, attempt, balance, indexes.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -94,12 +95,12 @@ pub async fn open_sources(request: &LoadRequest, observer: &dyn Observer) -> Res
         observer.warn(&format!("{path} is named more than once; it is loaded once"));
     }
     let reads_stdin = found.places.contains(&Place::Stdin);
-    if reads_stdin {
-        observer.say("reading standard input");
-    }
     if reads_stdin && request.options.name.is_none() {
         observer
             .warn("standard input without --name: if this load is cut off, it can't be resumed, only undone");
+    }
+    if reads_stdin {
+        observer.say("reading standard input");
     }
     let (options, settings, flag) = (request.options.clone(), request.settings.clone(), stop.clone());
     let opening = blocking(move || opened::open_sources(found.places, &options, &settings, &flag));
@@ -421,6 +422,7 @@ impl Prepared {
             session: None,
             counters: Arc::clone(counters),
             stop: Arc::clone(stop),
+            window_bytes: AtomicUsize::new(0),
             runtime: tokio::runtime::Handle::current(),
         };
         blocking(move || feeder.run()).await?;

@@ -26,7 +26,7 @@ pub mod stop;
 pub mod verdict;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI32;
+use std::sync::atomic::{AtomicI32, AtomicUsize};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -156,6 +156,7 @@ impl Attempt {
             session: units_session,
             counters: Arc::clone(&self.counters),
             stop: Arc::clone(&stop),
+            window_bytes: AtomicUsize::new(0),
             runtime: Handle::current(),
         };
         let open = Arc::new(OpenBlocks::new(self.plan.partitions(), self.plan.block_bytes()));

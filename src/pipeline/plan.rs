@@ -10,6 +10,7 @@ use crate::postgres::catalog::{Sequence, Target};
 use crate::source::fingerprint::Fingerprint;
 use crate::source::parquet::Projection;
 use crate::source::synthetic::Synthetic;
+use crate::source::text::input::UNIT_MEMORY_MIN;
 use crate::source::text::{TextProjection, TextSource};
 use crate::source::{Place, UnitPart};
 
@@ -272,8 +273,9 @@ impl LoadSettings {
         self.memory / 32
     }
 
-    /// Largest window of compressed text; one source is decompressed at a time.
+    /// Largest window of compressed text, beside a unit of it and what lanes take; one source is decompressed at
+    /// a time.
     pub fn window_bytes_max(&self) -> usize {
-        self.memory / 8
+        (self.memory / 8 * 3).saturating_sub(UNIT_MEMORY_MIN)
     }
 }

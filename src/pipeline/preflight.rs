@@ -19,11 +19,8 @@ use crate::postgres::catalog::{Target, TargetColumn};
 use crate::postgres::types::TargetType;
 use crate::source::Place;
 use crate::source::parquet::{ParquetFile, Projection};
-use crate::source::text::scanner::UNIT_BYTES;
+use crate::source::text::input::{UNIT_MEMORY_MIN, memory_for_window};
 use crate::source::text::{TextColumn, TextProjection};
-
-/// The smallest `--memory` that will do for text.
-const TEXT_MEMORY_MIN: usize = 80 << 20;
 
 /// Sources whose embeddings are looked at: a wrong column or model shows in the first.
 const PEEK_SOURCES: usize = 16;
@@ -137,24 +134,20 @@ pub fn plan(
     Ok(plan)
 }
 
-/// A unit of text is in memory as a whole, beside a decompressor's window.
+/// A unit of text is in memory as a whole.
 fn room_for_text(plan: &LoadPlan) -> Result<()> {
-    let needed = UNIT_BYTES as usize + plan.settings.window_bytes_max() + (1 << 20);
-    let Some(source) = plan.sources.iter().find(|source| matches!(source.reading, Reading::Text { .. }))
+    let is_text = |source: &&PlannedSource| matches!(source.reading, Reading::Text { .. });
+    let Some(source) = plan.sources.iter().find(is_text).filter(|_| UNIT_MEMORY_MIN > plan.lane_memory())
     else {
         return Ok(());
     };
-    if needed <= plan.lane_memory() {
-        return Ok(());
-    }
     Err(Error::refused(format!(
-        "{}: text is read {} at a time, which needs {} with what goes with it, and --memory leaves {}",
+        "{}: text is read {} at a time, and --memory leaves {} for it",
         source.place,
-        show_size(UNIT_BYTES),
-        show_size(needed as u64),
+        show_size(UNIT_MEMORY_MIN as u64),
         show_size(plan.lane_memory() as u64)
     ))
-    .hint(format!("give --memory {}MiB or more", TEXT_MEMORY_MIN >> 20)))
+    .hint(format!("give --memory {}MiB or more", memory_for_window(0) >> 20)))
 }
 
 struct SourceContext<'a> {
@@ -438,12 +431,16 @@ fn is_filled(column: &TargetColumn, sources: &[OpenedSource], mapping: &Mapping)
 }
 
 fn unmapped(source: &OpenedSource, name: &str, type_name: &str) -> Error {
+    let holds_delimiter = |field: &Arc<Field>| field.name().contains([',', ';', '\t', '|']);
+    let is_cut_wrongly =
+        matches!(source.kind, OpenedKind::Text(_)) && source.fields.iter().any(holds_delimiter);
     Error::refused(format!(
         "{} has no column for {name} ({type_name}); its columns are {}",
         source.place,
         source_names(source)
     ))
     .hint(match type_name.contains("vec") {
+        _ if is_cut_wrongly => "if another character parts its fields, name it: --delimiter ';'".into(),
         true => format!("map the column that holds the embeddings: --map {name}=COLUMN"),
         false => format!("map one: --map {name}=COLUMN, or give one value for all rows: --set {name}=VALUE"),
     })

@@ -167,8 +167,8 @@ impl Head {
                 self.place
             ))
             .hint(
-                "JSON Lines hold an object in each line, {\"embedding\": […], …}; name another --format, or convert: jq \
-                 -c . FILE",
+                "JSON Lines hold an object in each line, {\"embedding\": […], …}; name another --format, or convert: \
+                 jq -c . FILE",
             ));
         }
         Ok(Some(names))

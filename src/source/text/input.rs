@@ -11,14 +11,18 @@ use flate2::bufread::GzDecoder;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::scanner::UNIT_BYTES;
 use crate::error::{Context, Error, Result};
 use crate::source::Place;
 
 /// How often a wait for standard input looks whether the load is stopping.
 const STOP_LOOK_MILLIS: u16 = 100;
 
-/// The first bytes tell how a source is compressed.
-const MAGIC_BYTES: usize = 6;
+/// The first bytes tell how a source is compressed; of Zstandard these are the longest frame header.
+const MAGIC_BYTES: usize = 18;
+
+/// What a unit of text takes at least: its bytes, and places where fields end.
+pub const UNIT_MEMORY_MIN: usize = UNIT_BYTES as usize + (1 << 20);
 
 /// Compressed bytes read at a time.
 const GZIP_READ_BYTES: usize = 64 << 10;
@@ -61,6 +65,7 @@ pub struct TextInput {
     reader: Box<dyn Read + Send>,
     place: Place,
     compression: Compression,
+    window_bytes: usize,
     stored: Arc<Stored>,
 }
 
@@ -96,25 +101,40 @@ impl TextInput {
             [b'P', b'K', 3, 4, ..] => return other("a zip archive", "unzip -p FILE"),
             _ => Compression::None,
         };
+        let window_bytes = match compression {
+            Compression::Zstd => zstd_window(&magic).unwrap_or(0),
+            _ => 0,
+        };
         let raw = Cursor::new(magic).chain(raw);
         let reader: Box<dyn Read + Send> = match compression {
             Compression::None => Box::new(raw),
             Compression::Gzip => Box::new(GzipMembers::new(raw)),
             Compression::Zstd => {
+                // A frame asks for memory of its window, which is a part of --memory.
+                if window_bytes > window_bytes_max as u64 {
+                    return Err(Error::refused(format!(
+                        "{place} needs a window of {} MiB to be decompressed, and --memory leaves {} MiB for it",
+                        window_bytes.div_ceil(1 << 20),
+                        window_bytes_max >> 20
+                    ))
+                    .hint(format!(
+                        "give --memory {}MiB or more, or compress without --long",
+                        memory_for_window(window_bytes) >> 20
+                    )));
+                }
                 let mut decoder =
                     zstd::stream::read::Decoder::new(raw).or_refused(|| format!("read {place}"))?;
-                // A frame asks for memory of its window; what it may ask for is part of --memory.
-                let window = window_bytes_max.max(1 << 20).ilog2().min(31);
-                decoder.window_log_max(window).or_refused(|| format!("read {place}"))?;
+                let later_frames = window_bytes_max.max(1 << 20).ilog2().min(31);
+                decoder.window_log_max(later_frames).or_refused(|| format!("read {place}"))?;
                 Box::new(decoder)
             }
         };
-        Ok(Self { reader, place: place.clone(), compression, stored })
+        Ok(Self { reader, place: place.clone(), compression, window_bytes: window_bytes as usize, stored })
     }
 
     /// Bytes of a reader, as they are.
     pub(super) fn of_reader(place: Place, reader: Box<dyn Read + Send>) -> Self {
-        Self { reader, place, compression: Compression::None, stored: Arc::default() }
+        Self { reader, place, compression: Compression::None, window_bytes: 0, stored: Arc::default() }
     }
 
     /// Puts bytes that were read already in front again.
@@ -147,7 +167,7 @@ impl TextInput {
             ),
             (Compression::Zstd, _) if error.to_string().contains("memory") => (
                 format!("decompress {place}: its window is larger than --memory leaves for it"),
-                "give more --memory (four times the window, which is 2 GiB at most), or compress without --long",
+                "a later frame has a larger window than the first: give more --memory, or compress without --long",
             ),
             _ => (
                 format!("decompress {place}, about byte {at}"),
@@ -168,6 +188,11 @@ impl TextInput {
         self.compression
     }
 
+    /// Memory of the decompressor's window.
+    pub fn window_bytes(&self) -> usize {
+        self.window_bytes
+    }
+
     /// What has been read as stored.
     pub fn stored(&self) -> &Arc<Stored> {
         &self.stored
@@ -178,6 +203,34 @@ impl fmt::Debug for TextInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TextInput").field("place", &self.place).finish_non_exhaustive()
     }
+}
+
+/// The window that a Zstandard frame asks for, from its header (RFC 8878, 3.1.1.1).
+fn zstd_window(header: &[u8]) -> Option<u64> {
+    let descriptor = *header.get(4)?;
+    let is_single_segment = descriptor & 0x20 != 0;
+    if !is_single_segment {
+        let window = *header.get(5)?;
+        let base = 1u64 << (10 + (window >> 3));
+        return Some(base + base / 8 * u64::from(window & 7));
+    }
+    // The content is the window.
+    let at = 5 + [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let size = |bytes: usize| {
+        let field = header.get(at..at + bytes)?;
+        Some(field.iter().rev().fold(0u64, |value, byte| value << 8 | u64::from(*byte)))
+    };
+    match descriptor >> 6 {
+        0 => size(1),
+        1 => size(2).map(|size| size + 256),
+        2 => size(4),
+        _ => size(8),
+    }
+}
+
+/// The `--memory` that leaves so much for a window, beside a unit of text and what lanes take.
+pub fn memory_for_window(window_bytes: u64) -> u64 {
+    ((window_bytes + UNIT_MEMORY_MIN as u64) * 8 / 3).next_multiple_of(1 << 20)
 }
 
 /// The members of a gzip stream, one after another. Zeros may follow the last one, as tapes and block devices

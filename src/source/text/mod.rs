@@ -153,9 +153,12 @@ impl TextSource {
         stopping: Stopping,
     ) -> Result<Self> {
         let refused = |error: Error| {
-            error
-                .with_kind(Kind::Refused)
-                .hint("nothing was loaded; put a good copy in its place, or leave it out")
+            let hint =
+                "nothing was loaded; check what writes it, put a good copy in its place, or leave it out";
+            match error.kind() {
+                Kind::Failed => error.with_kind(Kind::Refused).hint(hint),
+                _ => error,
+            }
         };
         let mut input = TextInput::open(&place, window_bytes_max, stopping)?;
         let mut head = Head::read(&mut input).map_err(refused)?;

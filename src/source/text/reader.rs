@@ -218,7 +218,8 @@ impl TextReader {
             let Some(place) = self.keys.get(key) else { return Ok(()) };
             if place.is_unexpected && value.get() != "null" {
                 return Err(format!(
-                    "the key \"{key}\" does not occur in the first lines; name it, so that it is loaded: --map {key}={key}"
+                    "the key \"{key}\" does not occur in the first lines; name it, so that it is loaded: \
+                     --map {key}={key}"
                 ));
             }
             let twice = || format!("the key \"{key}\" occurs twice");

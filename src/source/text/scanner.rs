@@ -352,8 +352,8 @@ impl Scanner {
         let Position { record, byte, line } = begin;
         match last_field {
             Some(at) => Error::failed(format!(
-                "{place}, record {record} (line {line}, byte {byte}) is longer than {limit} MiB; its last field begins in \
-                 line {}, where a quote was opened and not closed",
+                "{place}, record {record} (line {line}, byte {byte}) is longer than {limit} MiB; its last field begins \
+                 in line {}, where a quote was opened and not closed",
                 line + newlines(&bytes[..at])
             ))
             .hint("close or double the quote in that line; rows before it stay"),

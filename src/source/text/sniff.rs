@@ -36,7 +36,7 @@ pub(super) fn check(head: &Head, is_compressed: bool) -> Result<()> {
     if bytes.starts_with(b"PAR1") {
         return refuse(
             "is a Parquet file",
-            "say --format parquet, or name the file .parquet; from a pipe Parquet can't be read: its footer is at the end",
+            "say --format parquet, or name the file .parquet; a pipe can't give Parquet, whose footer is at the end",
         );
     }
     // A stray control character is a matter of its row.

@@ -1,3 +1,5 @@
+//! The scanner beside the csv crate, and at its limits.
+
 use std::io::{self, Read};
 
 use proptest::prelude::*;
