@@ -163,7 +163,7 @@ fn write_lines<'a>(
         }
         for line in batch.column(0).as_binary::<i32>().iter().flatten() {
             writer
-                .write_all(line.trim_ascii_end())
+                .write_all(line.strip_suffix(b"\r").unwrap_or(line))
                 .and_then(|()| writer.write_all(b"\n"))
                 .or_failed(describe)?;
         }

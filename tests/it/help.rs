@@ -15,7 +15,7 @@ fn the_commands_are_listed() {
     Usage: vecload [OPTIONS] <COMMAND>
 
     Commands:
-      load      Load Parquet files into the target table
+      load      Load Parquet, CSV, JSON Lines or synthetic rows into the target table
       generate  Write synthetic rows to a file, and queries with their exact neighbours
       migrate   Create the target table, its indexes and the ledger; safe to run again
       seed      Load 20 sample chunks
@@ -69,15 +69,35 @@ fn the_commands_are_listed() {
 #[test]
 fn the_options_of_load_are_listed() {
     insta::assert_snapshot!(help(&["load", "--help"]), @r#"
-    Load Parquet files into the target table
+    Load Parquet, CSV, JSON Lines or synthetic rows into the target table
 
-    Usage: vecload load [OPTIONS] <SOURCE>...
+    Usage: vecload load [OPTIONS] [SOURCE]...
 
     Arguments:
-      <SOURCE>...
-              Files, directories or globs
+      [SOURCE]...
+              Files, directories or globs; - is standard input
 
     Options:
+          --synthetic <ROWS>
+              Load this many rows that are made instead of sources, such as 10M
+
+          --format <FORMAT>
+              Format of the sources (default: by name and content)
+
+              Possible values:
+              - parquet: Parquet
+              - csv:     Comma-separated values and their kin, also compressed with gzip or zstd
+              - jsonl:   JSON Lines: an object in each line, also compressed
+
+          --delimiter <CHAR>
+              Delimiter of CSV: a character, or tab (default: guessed of , ; tab |)
+
+          --null <TEXT>
+              Text that stands for null in CSV (default: the empty field, except in text columns)
+
+          --no-header
+              The CSV has no header; --map names columns by position, from 1
+
           --map <TARGET=COLUMN>
               Fill a target column from a source column of another name
 
@@ -85,7 +105,7 @@ fn the_options_of_load_are_listed() {
               Fill a target column with one value for all rows
 
           --name <NAME>
-              A name for the load, shown by `vecload loads`
+              A name for the load, shown by `vecload loads`; standard input is known again by it
 
           --again
               Load sources once more that are loaded already
@@ -119,6 +139,22 @@ fn the_options_of_load_are_listed() {
 
       -h, --help
               Print help (see a summary with '-h')
+
+    Synthetic rows:
+          --dim <N>
+              Dimension of the embeddings (default: 1536)
+
+          --channels <N>
+              Number of channels (default: 1000)
+
+          --skew <S>
+              Exponent of Zipf's law, by which rows are spread over channels; 0: evenly (default: 1.1)
+
+          --clusters <N>
+              Clusters that the embeddings are drawn from (default: 256)
+
+          --seed <N>
+              Seed of all random numbers (default: 42)
 
     Global options:
           --db <URL>
