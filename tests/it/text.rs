@@ -7,6 +7,9 @@ use super::rows::Rows;
 use super::server::Db;
 use super::texts::{NAMES, Packing, Style, file, piped, wrote_all};
 
+/// An embedding `[1,2]` written another way.
+type Form = fn(&str) -> String;
+
 struct Case {
     db: Db,
     dir: tempfile::TempDir,
@@ -195,7 +198,7 @@ fn an_embedding_that_is_null_or_empty_is_a_reject() {
 fn embeddings_are_the_same_in_every_form_bit_for_bit() {
     let case = case();
     let rows = Rows::new(1_000, 8).tricky();
-    let forms: [(&str, fn(&str) -> String); 6] = [
+    let forms: [(&str, Form); 6] = [
         ("json", |text| text.replace(',', ", ")),
         ("array", |text| text.replace('[', "{").replace(']', "}")),
         ("list", |text| text.replace(['[', ']'], "").replace(',', ";")),

@@ -158,7 +158,8 @@ pub(crate) type Producer = JoinHandle<std::io::Result<()>>;
 pub(crate) fn piped(load: Vecload, bytes: impl Into<Vec<u8>>) -> (Vecload, Producer) {
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
     let bytes: Vec<u8> = bytes.into();
-    let producer = std::thread::spawn(move || writer.write_all(&bytes));
+    let producer = std::thread::Builder::new().name("producer".into());
+    let producer = producer.spawn(move || writer.write_all(&bytes)).expect("start the producer");
     (load.reading(reader), producer)
 }
 
