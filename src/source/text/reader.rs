@@ -185,10 +185,9 @@ impl TextReader {
             let why = format!("{}, where the others have {}", counted(fields.len()), names.len());
             return Err((Reason::Record(why), shown(fields)));
         }
-        if format.header
-            && fields.get(0) == names[0].as_bytes()
-            && fields.iter().zip(names).all(|(field, name)| field == name.as_bytes())
-        {
+        // Names are those of the header without blanks around them.
+        let is_name = |(field, name): (&[u8], &String)| field.trim_ascii() == name.as_bytes();
+        if format.header && is_name((fields.get(0), &names[0])) && fields.iter().zip(names).all(is_name) {
             return Err((Reason::Record("it is the header once more".into()), shown(fields)));
         }
         let null = format.null.as_deref();
