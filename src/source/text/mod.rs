@@ -3,6 +3,7 @@
 //! A source is scanned once, in order ([`scanner`]); the units that this gives carry their records with them
 //! and are read by lanes ([`reader`]).
 
+mod cutter;
 mod head;
 pub mod input;
 pub mod jsonl;

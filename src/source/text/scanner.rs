@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use csv_core::ReadRecordResult;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::TextFormat;
+use super::cutter::{CsvCutter, FIELDS_MAX, Progress};
 use super::input::TextInput;
 use super::unit::{BufferPool, Growth, Position, TextUnit, UnitBuffer, UnitMemory};
 use crate::error::{Error, Result};
@@ -27,12 +27,6 @@ pub const RECORD_BYTES_MAX: u64 = 64 << 20;
 
 /// Bytes asked for at a time.
 const READ_BYTES: usize = 256 << 10;
-
-/// A record of more fields is an error; a table has 1,600 columns at most.
-const FIELDS_MAX: usize = 64 << 10;
-
-/// Fields of a record for which there is room before it is known how many there are.
-const FIELDS_FIRST: usize = 64;
 
 /// Cuts one source.
 pub struct Scanner {
@@ -54,7 +48,7 @@ pub struct Scanner {
 }
 
 enum Cutter {
-    Csv { core: Box<csv_core::Reader>, ends: Vec<usize> },
+    Csv(Box<CsvCutter>),
     Lines,
 }
 
@@ -78,8 +72,7 @@ impl Scanner {
     pub fn new(input: TextInput, format: &TextFormat) -> Self {
         let (cutter, header_to_skip) = match format {
             TextFormat::Csv(csv) => {
-                let core = csv_core::ReaderBuilder::new().delimiter(csv.delimiter).build();
-                (Cutter::Csv { core: Box::new(core), ends: vec![0; FIELDS_FIRST] }, csv.header)
+                (Cutter::Csv(Box::new(CsvCutter::new(csv.delimiter))), csv.header)
             }
             TextFormat::JsonLines => (Cutter::Lines, false),
         };
@@ -190,17 +183,19 @@ impl Scanner {
                 Between::Stopping => return Ok(Cut::Stopping),
             }
             let begin = self.position;
-            let cut = match self.cutter {
-                Cutter::Csv { .. } => self.csv_record(buffer, begin, growth)?,
+            let is_whole = match self.cutter {
+                Cutter::Csv(_) => self.csv_record(buffer, begin, growth)?,
                 Cutter::Lines => self.line(buffer, begin, growth)?,
             };
-            let Some(fields) = cut else { return Ok(Cut::Stopping) };
+            if !is_whole {
+                return Ok(Cut::Stopping);
+            }
             if self.position.byte - begin.byte > RECORD_BYTES_MAX {
                 return Err(self.too_long(begin, buffer.of_open_record(), None));
             }
             let one = [buffer.of_open_record().len()];
             let ends = match &self.cutter {
-                Cutter::Csv { ends, .. } => &ends[..fields],
+                Cutter::Csv(cutter) => cutter.ends(),
                 Cutter::Lines if buffer.of_open_record().trim_ascii().is_empty() => {
                     buffer.drop_open_record();
                     continue;
@@ -219,118 +214,74 @@ impl Scanner {
         }
     }
 
-    /// Reads a CSV record's fields into the buffer and gives their number; `None` when the load is stopping.
-    fn csv_record(
-        &mut self,
-        buffer: &mut UnitBuffer,
-        begin: Position,
-        growth: Growth<'_>,
-    ) -> Result<Option<usize>> {
-        let mut fields = 0;
+    /// Reads a CSV record's fields into the buffer; false when the load is stopping.
+    fn csv_record(&mut self, buffer: &mut UnitBuffer, begin: Position, growth: Growth<'_>) -> Result<bool> {
+        if let Cutter::Csv(cutter) = &mut self.cutter {
+            cutter.begin();
+        }
         loop {
-            let Cutter::Csv { core, ends } = &mut self.cutter else {
+            let Cutter::Csv(cutter) = &mut self.cutter else {
                 return Err(Error::bug("lines are cut as CSV"));
             };
-            let lines = core.line();
-            let input = &self.chunk[self.from..self.to];
-            let (result, read, written, ended) = core.read_record(input, buffer.room(), &mut ends[fields..]);
-            self.position.line += core.line() - lines;
-            self.from += read;
-            self.position.byte += read as u64;
-            buffer.advance(written);
-            fields += ended;
-            match result {
-                ReadRecordResult::Record => return Ok(Some(fields)),
-                ReadRecordResult::OutputEndsFull => {
-                    if ends.len() >= FIELDS_MAX {
-                        return Err(self.too_many_fields(begin));
-                    }
-                    let doubled = ends.len() * 2;
-                    ends.resize(doubled, 0);
+            let from = self.from;
+            let counts = (&mut self.from, &mut self.position.line);
+            let progress = cutter.cut(&self.chunk[..self.to], counts, buffer, growth);
+            self.position.byte += (self.from - from) as u64;
+            let last_field = cutter.ends().last().copied().unwrap_or(0);
+            match progress {
+                Ok(Progress::Record) => return Ok(true),
+                Ok(Progress::Stopping) => return Ok(false),
+                Ok(Progress::TooManyFields) => return Err(self.too_many_fields(begin)),
+                Err(error) => {
+                    return Err(self.beyond_memory(begin, buffer.of_open_record(), Some(last_field), &error));
                 }
-                ReadRecordResult::OutputFull => match buffer.grow(growth) {
-                    Ok(true) => {}
-                    Ok(false) => return Ok(None),
-                    Err(error) => {
-                        let last_field = if fields == 0 { 0 } else { ends[fields - 1] };
-                        return Err(self.beyond_memory(
-                            begin,
-                            buffer.of_open_record(),
-                            Some(last_field),
-                            &error,
-                        ));
-                    }
-                },
-                ReadRecordResult::InputEmpty | ReadRecordResult::End => {
-                    let last_field = if fields == 0 { 0 } else { ends[fields - 1] };
-                    if self.position.byte - begin.byte > RECORD_BYTES_MAX {
-                        return Err(self.too_long(begin, buffer.of_open_record(), Some(last_field)));
-                    }
-                    if self.refill()? {
-                        continue;
-                    }
-                    // The last line need not end in a newline; an open quote is still open after one.
-                    return self.end_of_csv(buffer, begin, fields, last_field, growth).map(Some);
-                }
+                Ok(Progress::NeedsInput) => {}
             }
+            if self.position.byte - begin.byte > RECORD_BYTES_MAX {
+                return Err(self.too_long(begin, buffer.of_open_record(), Some(last_field)));
+            }
+            if self.refill()? {
+                continue;
+            }
+            // The last line need not end in a newline; an open quote is still open after one.
+            let Cutter::Csv(cutter) = &mut self.cutter else { continue };
+            return match cutter.end(buffer, growth)? {
+                true => Ok(true),
+                false => Err(self.open_quote(begin, &buffer.of_open_record()[..last_field])),
+            };
         }
     }
 
-    fn end_of_csv(
-        &mut self,
-        buffer: &mut UnitBuffer,
-        begin: Position,
-        fields: usize,
-        last_field: usize,
-        growth: Growth<'_>,
-    ) -> Result<usize> {
-        if buffer.room().is_empty() {
-            buffer.grow(growth)?;
-        }
-        let Cutter::Csv { core, ends } = &mut self.cutter else {
-            return Err(Error::bug("lines are cut as CSV"));
-        };
-        if ends.len() == fields {
-            ends.push(0);
-        }
-        match core.read_record(b"\n", buffer.room(), &mut ends[fields..]) {
-            (ReadRecordResult::Record, _, _, ended) => Ok(fields + ended),
+    /// The error for a source that ends within quotes; the field with the quote comes after these bytes.
+    fn open_quote(&self, begin: Position, before: &[u8]) -> Error {
+        Error::failed(format!(
+            "{} ends within quotes; the quote was opened in line {} (record {}, byte {})",
+            self.input.place(),
+            begin.line + newlines(before),
+            begin.record,
+            begin.byte
+        ))
+        .hint(match self.input.place() {
+            Place::Stdin => {
+                "who wrote it may have been cut off: give all of it again under the same --name; or a quote within a \
+                 field is not doubled (\"\"); rows before it stay"
+            }
             _ => {
-                let line = begin.line + newlines(&buffer.of_open_record()[..last_field]);
-                Err(Error::failed(format!(
-                    "{} ends within quotes; the quote was opened in line {line} (record {}, byte {})",
-                    self.input.place(),
-                    begin.record,
-                    begin.byte
-                ))
-                .hint(match self.input.place() {
-                    Place::Stdin => {
-                        "who wrote it may have been cut off: give all of it again under the same --name; or a quote \
-                         within a field is not doubled (\"\"); rows before it stay"
-                    }
-                    _ => {
-                        "the file is cut off, or a quote within a field is not doubled (\"\"); rows before it stay; \
-                         take them back (vecload loads undo), mend the line and load the file"
-                    }
-                }))
+                "the file is cut off, or a quote within a field is not doubled (\"\"); rows before it stay; take them \
+                 back (vecload loads undo), mend the line and load the file"
             }
-        }
+        })
     }
 
-    /// Reads the rest of a line into the buffer; `None` when the load is stopping.
-    fn line(
-        &mut self,
-        buffer: &mut UnitBuffer,
-        begin: Position,
-        growth: Growth<'_>,
-    ) -> Result<Option<usize>> {
+    /// Reads the rest of a line into the buffer; false when the load is stopping.
+    fn line(&mut self, buffer: &mut UnitBuffer, begin: Position, growth: Growth<'_>) -> Result<bool> {
         loop {
             let input = &self.chunk[self.from..self.to];
             let end = memchr::memchr(b'\n', input);
             let line = &input[..end.unwrap_or(input.len())];
             match buffer.append(line, growth) {
                 Ok(true) => {}
-                Ok(false) => return Ok(None),
+                Ok(false) => return Ok(false),
                 Err(error) => return Err(self.beyond_memory(begin, buffer.of_open_record(), None, &error)),
             }
             // The newline itself is skipped, and counted, before the next record.
@@ -340,7 +291,7 @@ impl Scanner {
                 return Err(self.too_long(begin, buffer.of_open_record(), None));
             }
             if end.is_some() || !self.refill()? {
-                return Ok(Some(1));
+                return Ok(true);
             }
         }
     }

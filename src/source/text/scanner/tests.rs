@@ -95,6 +95,10 @@ fn oracle(bytes: &[u8], delimiter: u8) -> Vec<Vec<Vec<u8>>> {
         .collect()
 }
 
+/// Longer than what is searched for its end at once.
+const LONG: &str = "0.123456789 0.123456789 0.123456789 0.123456789 0.123456789 0.123456789 0.123456789 0.123456789";
+const LONG_QUOTED: &str = "\"[0.123456789,0.123456789,0.123456789,0.123456789,\n0.123456789,0.123456789,0.123456789]\"";
+
 fn texts() -> impl Strategy<Value = Vec<u8>> {
     let pieces = prop::sample::select(vec![
         "a",
@@ -113,6 +117,8 @@ fn texts() -> impl Strategy<Value = Vec<u8>> {
         "[1,2]",
         "\"x,\ny\"",
         "é",
+        LONG,
+        LONG_QUOTED,
     ]);
     prop::collection::vec(pieces, 0..60).prop_map(|pieces| pieces.concat().into_bytes())
 }
