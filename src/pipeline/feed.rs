@@ -140,12 +140,12 @@ impl Feeder {
         let mut scanner = text.scanner()?;
         self.window_bytes.store(scanner.input().window_bytes(), Ordering::Relaxed);
         let Some(_window) = self.window(&scanner)? else { return Ok(left) };
-        let (mut units, mut rows) = (0, 0);
+        let (mut units, mut rows, mut counted) = (0, 0, 0);
         let ended = loop {
             if left == 0 {
                 break false;
             }
-            let Some(unit) = self.next_unit(&mut scanner)? else { break !self.stop.is_stopping() };
+            let Some(unit) = self.next_unit(&mut scanner, &mut counted)? else { break !self.stop.is_stopping() };
             self.compare(index, &unit)?;
             units += 1;
             rows += unit.rows();
@@ -166,12 +166,13 @@ impl Feeder {
         Ok(left)
     }
 
-    fn next_unit(&self, scanner: &mut Scanner) -> Result<Option<TextUnit>> {
-        let (started, stored) = (Instant::now(), scanner.input().stored().bytes());
+    fn next_unit(&self, scanner: &mut Scanner, counted: &mut u64) -> Result<Option<TextUnit>> {
+        let started = Instant::now();
         let waited = self.counters.scan.totals().wait;
         let unit = scanner.next_unit(self)?;
         let waiting = self.counters.scan.totals().wait - waited;
-        let read = scanner.input().stored().bytes() - stored;
+        let stored = scanner.input().stored().bytes();
+        let read = stored - std::mem::replace(counted, stored);
         let rows = unit.as_ref().map_or(0, TextUnit::rows);
         self.counters.scan.worked(rows, read, started.elapsed().saturating_sub(waiting));
         Ok(unit)
