@@ -247,7 +247,7 @@ impl Feeder {
                 ));
             }
         }
-        let extent = Extent { units, rows, hash: Some(stored.hash()) };
+        let extent = Extent { units, rows, hash: stored.hash() };
         if self.extents[index].get_or_init(|| extent.clone()).rows != rows {
             return Err(Error::failed(format!(
                 "{} is not what earlier runs read: it has {rows} records now",

@@ -95,12 +95,15 @@ impl CsvCutter {
             }
             let until = match self.mode {
                 Mode::Quoted => {
-                    let run = memchr::memchr(b'"', rest).unwrap_or(rest.len());
-                    if run > 0 {
-                        if !self.copy(&rest[..run], lines, buffer, growth)? {
+                    // Newlines are rare in what is long, so that one search does for both.
+                    let run = memchr::memchr2(b'"', b'\n', rest).unwrap_or(rest.len());
+                    let newline = usize::from(rest.get(run) == Some(&b'\n'));
+                    if run + newline > 0 {
+                        if !self.copy(&rest[..run + newline], buffer, growth)? {
                             break Progress::Stopping;
                         }
-                        *read += run;
+                        *lines += newline as u64;
+                        *read += run + newline;
                         continue;
                     }
                     1
@@ -122,7 +125,7 @@ impl CsvCutter {
                         true if self.at_field => 1,
                         true => {
                             let run = ends(rest).unwrap_or(rest.len());
-                            if !self.copy(&rest[..run], lines, buffer, growth)? {
+                            if !self.copy(&rest[..run], buffer, growth)? {
                                 break Progress::Stopping;
                             }
                             *read += run;
@@ -183,8 +186,7 @@ impl CsvCutter {
         self.at_field = *last == self.delimiter && self.mode == Mode::Free;
     }
 
-    fn copy(&mut self, run: &[u8], lines: &mut u64, buffer: &mut UnitBuffer, growth: Growth<'_>) -> Result<bool> {
-        *lines += memchr::memchr_iter(b'\n', run).count() as u64;
+    fn copy(&mut self, run: &[u8], buffer: &mut UnitBuffer, growth: Growth<'_>) -> Result<bool> {
         self.copied += run.len();
         buffer.append(run, growth)
     }

@@ -45,7 +45,8 @@ pub enum Compression {
 #[derive(Default)]
 pub struct Stored {
     bytes: AtomicU64,
-    hasher: Mutex<Xxh3>,
+    /// Of a file; a stream is known by its units.
+    hasher: Option<Mutex<Xxh3>>,
 }
 
 impl Stored {
@@ -54,9 +55,10 @@ impl Stored {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Hash of the bytes read so far, in hexadecimal.
-    pub fn hash(&self) -> String {
-        format!("{:032x}", self.hasher.lock().unwrap_or_else(PoisonError::into_inner).digest128())
+    /// Hash of the bytes of a file that were read so far, in hexadecimal.
+    pub fn hash(&self) -> Option<String> {
+        let hasher = self.hasher.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(format!("{:032x}", hasher.digest128()))
     }
 }
 
@@ -83,7 +85,8 @@ impl TextInput {
             }
             Place::Synthetic => return Err(Error::bug("synthetic rows are read as text")),
         };
-        let stored = Arc::new(Stored::default());
+        let hasher = matches!(place, Place::File(_)).then(|| Mutex::new(Xxh3::new()));
+        let stored = Arc::new(Stored { bytes: AtomicU64::new(0), hasher });
         let mut raw = Counted { raw, stored: Arc::clone(&stored) };
         let mut magic = Vec::with_capacity(MAGIC_BYTES);
         let read = (&mut raw).take(MAGIC_BYTES as u64).read_to_end(&mut magic);
@@ -287,7 +290,9 @@ struct Counted<R> {
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.raw.read(buffer)?;
-        self.stored.hasher.lock().unwrap_or_else(PoisonError::into_inner).update(&buffer[..read]);
+        if let Some(hasher) = &self.stored.hasher {
+            hasher.lock().unwrap_or_else(PoisonError::into_inner).update(&buffer[..read]);
+        }
         self.stored.bytes.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
     }

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::TextFormat;
 use super::cutter::{CsvCutter, FIELDS_MAX, Progress};
-use super::input::TextInput;
+use super::input::{Compression, TextInput};
 use super::unit::{BufferPool, Growth, Position, TextUnit, UnitBuffer, UnitMemory};
 use crate::error::{Error, Result};
 use crate::source::Place;
@@ -38,7 +38,8 @@ pub struct Scanner {
     to: usize,
     /// What of the chunk is in no hash yet.
     hashed: usize,
-    hasher: Xxh3,
+    /// Of a unit; the units of a plain file need none, for its fingerprint and its own hash speak for them.
+    hasher: Option<Xxh3>,
     position: Position,
     unit: u32,
     at_end: bool,
@@ -76,6 +77,7 @@ impl Scanner {
             }
             TextFormat::JsonLines => (Cutter::Lines, false),
         };
+        let is_stream = *input.place() == Place::Stdin || input.compression() != Compression::None;
         Self {
             input,
             cutter,
@@ -83,7 +85,7 @@ impl Scanner {
             from: 0,
             to: 0,
             hashed: 0,
-            hasher: Xxh3::new(),
+            hasher: is_stream.then(Xxh3::new),
             position: Position { byte: 0, line: 1, record: 1 },
             unit: 0,
             at_end: false,
@@ -135,8 +137,10 @@ impl Scanner {
             return Ok(None);
         }
         self.hash();
-        let hash = format!("{:032x}", self.hasher.digest128());
-        self.hasher.reset();
+        let hash = self.hasher.as_ref().map_or_else(String::new, |hasher| format!("{:032x}", hasher.digest128()));
+        if let Some(hasher) = &mut self.hasher {
+            hasher.reset();
+        }
         let mut unit = TextUnit::new(self.unit, start, hash, buffer, &self.pool);
         self.unit += 1;
         // Known now already if nothing but line ends follows.
@@ -352,7 +356,9 @@ impl Scanner {
 
     /// Adds what was cut since the last call to the unit's hash.
     fn hash(&mut self) {
-        self.hasher.update(&self.chunk[self.hashed..self.from]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&self.chunk[self.hashed..self.from]);
+        }
         self.hashed = self.from;
     }
 

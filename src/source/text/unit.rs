@@ -42,7 +42,7 @@ pub struct TextUnit {
     pub unit: u32,
     /// Where it begins.
     pub start: Position,
-    /// Hash of its bytes, in hexadecimal.
+    /// Hash of its bytes, in hexadecimal; empty in a plain file.
     pub hash: String,
     /// Whether the source ends with it.
     pub is_last: bool,
