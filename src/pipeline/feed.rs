@@ -145,7 +145,9 @@ impl Feeder {
             if left == 0 {
                 break false;
             }
-            let Some(unit) = self.next_unit(&mut scanner, &mut counted)? else { break !self.stop.is_stopping() };
+            let Some(unit) = self.next_unit(&mut scanner, &mut counted)? else {
+                break !self.stop.is_stopping();
+            };
             self.compare(index, &unit)?;
             units += 1;
             rows += unit.rows();

@@ -181,7 +181,7 @@ mod tests {
             found.places.iter().map(below).collect()
         };
         let found = discover(&all, None).expect("found");
-        let expected = ["a.PARQUET", "b.parquet", "c.csv.gz", "day=1/c.parquet", "d.ndjson"];
+        let expected = ["a.PARQUET", "b.parquet", "c.csv.gz", "d.ndjson", "day=1/c.parquet"];
         assert_eq!(names(&found), expected.map(PathBuf::from));
         let csv = discover(&all[..1], Some(SourceFormat::Csv)).expect("found");
         assert_eq!(names(&csv), [PathBuf::from("c.csv.gz")]);

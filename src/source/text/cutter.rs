@@ -111,9 +111,9 @@ impl CsvCutter {
                 Mode::AfterQuote => 1,
                 Mode::Free => {
                     // Found once for all fields before it.
-                    let next = *quote
-                        .filter(|at| *at >= *read)
-                        .get_or_insert_with(|| memchr::memchr(b'"', rest).map_or(input.len(), |at| *read + at));
+                    let next = *quote.filter(|at| *at >= *read).get_or_insert_with(|| {
+                        memchr::memchr(b'"', rest).map_or(input.len(), |at| *read + at)
+                    });
                     quote = Some(next);
                     let to_quote = (next + 1).min(input.len()) - *read;
                     let near = &rest[..rest.len().min(RUN_BYTES_MIN)];
@@ -145,7 +145,9 @@ impl CsvCutter {
             *read += used;
             match result {
                 ReadRecordResult::Record => break Progress::Record,
-                ReadRecordResult::OutputEndsFull if self.ends.len() >= FIELDS_MAX => break Progress::TooManyFields,
+                ReadRecordResult::OutputEndsFull if self.ends.len() >= FIELDS_MAX => {
+                    break Progress::TooManyFields;
+                }
                 ReadRecordResult::OutputEndsFull => self.ends.resize(self.ends.len() * 2, 0),
                 ReadRecordResult::OutputFull => {
                     if !buffer.grow(growth)? {
@@ -167,7 +169,8 @@ impl CsvCutter {
         if self.ends.len() == self.fields {
             self.ends.push(0);
         }
-        let (result, _, _, ended) = self.core.read_record(b"\n", buffer.room(), &mut self.ends[self.fields..]);
+        let (result, _, _, ended) =
+            self.core.read_record(b"\n", buffer.room(), &mut self.ends[self.fields..]);
         self.ends[self.fields..][..ended].iter_mut().for_each(|end| *end += self.copied);
         self.fields += ended;
         Ok(result == ReadRecordResult::Record)

@@ -72,9 +72,7 @@ impl Scanner {
     /// Starts at the beginning of a source.
     pub fn new(input: TextInput, format: &TextFormat) -> Self {
         let (cutter, header_to_skip) = match format {
-            TextFormat::Csv(csv) => {
-                (Cutter::Csv(Box::new(CsvCutter::new(csv.delimiter))), csv.header)
-            }
+            TextFormat::Csv(csv) => (Cutter::Csv(Box::new(CsvCutter::new(csv.delimiter))), csv.header),
             TextFormat::JsonLines => (Cutter::Lines, false),
         };
         let is_stream = *input.place() == Place::Stdin || input.compression() != Compression::None;
@@ -137,7 +135,8 @@ impl Scanner {
             return Ok(None);
         }
         self.hash();
-        let hash = self.hasher.as_ref().map_or_else(String::new, |hasher| format!("{:032x}", hasher.digest128()));
+        let hash =
+            self.hasher.as_ref().map_or_else(String::new, |hasher| format!("{:032x}", hasher.digest128()));
         if let Some(hasher) = &mut self.hasher {
             hasher.reset();
         }
