@@ -8,11 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use vecload::error::Result;
-use vecload::memory::{Budget, Reservation};
+use vecload::memory::Budget;
 use vecload::source::Place;
 use vecload::source::text::{
-    CsvFormat, Scanner, TextColumn, TextFormat, TextInput, TextPart, TextProjection, TextReader, UnitMemory,
+    CsvFormat, Scanner, TextColumn, TextFormat, TextInput, TextPart, TextProjection, TextReader,
 };
 
 const BYTES: usize = 48 << 20;
@@ -90,7 +89,7 @@ fn by_vecload(path: &Path, dim: Option<usize>) -> u64 {
             .to_vec(),
         unexpected: Vec::new(),
     });
-    let memory = Plenty(Budget::new(256 << 20));
+    let memory = Budget::new(256 << 20);
     let mut rows = 0;
     while let Some(unit) = scanner.next_unit(&memory).expect("good text") {
         let Some(dim) = dim else {
@@ -107,23 +106,6 @@ fn by_vecload(path: &Path, dim: Option<usize>) -> u64 {
         }
     }
     rows
-}
-
-/// Memory without a load around it.
-struct Plenty(Budget);
-
-impl UnitMemory for Plenty {
-    fn total(&self) -> usize {
-        self.0.total()
-    }
-
-    fn is_stopping(&self) -> bool {
-        false
-    }
-
-    fn reserve(&self, bytes: usize, _make_room: &dyn Fn()) -> Result<Option<Reservation>> {
-        Ok(self.0.try_reserve(bytes))
-    }
 }
 
 criterion_group!(benches, scan);

@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use vecload::memory::{Budget, Reservation};
+use vecload::memory::Budget;
 use vecload::source::Place;
-use vecload::source::text::{TextOptions, TextSource, UnitMemory};
+use vecload::source::text::{TextOptions, TextSource};
 
 use super::program::{Load, Outcome, Vecload};
 use super::rows::{Rows, hash};
@@ -288,23 +288,6 @@ fn a_bomb_takes_no_more_memory_than_it_may() {
     assert!(wrong.is_empty(), "what they said is above: {wrong:?}");
 }
 
-struct Plenty(Budget);
-
-impl UnitMemory for Plenty {
-    fn total(&self) -> usize {
-        self.0.total()
-    }
-
-    fn is_stopping(&self) -> bool {
-        false
-    }
-
-    fn reserve(&self, bytes: usize, make_room: &dyn Fn()) -> vecload::error::Result<Option<Reservation>> {
-        make_room();
-        Ok(self.0.try_reserve(bytes))
-    }
-}
-
 /// Reads a file to its end: records, or the error.
 fn scan(path: &Path) -> Result<u64, String> {
     let place = Place::File(path.into());
@@ -313,7 +296,7 @@ fn scan(path: &Path) -> Result<u64, String> {
     for column in 0..source.columns.len() {
         drop(source.first_values(column, 5).map_err(|error| error.to_string())?);
     }
-    let memory = Plenty(Budget::new(128 << 20));
+    let memory = Budget::new(128 << 20);
     let mut scanner = source.scanner().map_err(|error| error.to_string())?.with_unit_bytes(10_000);
     let (mut rows, mut byte) = (0, None);
     while let Some(unit) = scanner.next_unit(&memory).map_err(|error| error.to_string())? {

@@ -5,9 +5,9 @@ use std::io::Cursor;
 
 use super::input::TextInput;
 use super::scanner::RECORD_BYTES_MAX;
-use super::{CsvFormat, Scanner, TextFormat, UnitMemory, jsonl, sniff};
+use super::{CsvFormat, Scanner, TextFormat, jsonl, sniff};
 use crate::error::{Error, Kind, Result};
-use crate::memory::{Budget, Reservation};
+use crate::memory::Budget;
 use crate::source::Place;
 
 /// Bytes looked at first; more where no record ends in them.
@@ -100,7 +100,7 @@ impl Head {
         let input = TextInput::of_reader(self.place.clone(), Box::new(Cursor::new(self.bytes.clone())));
         // A unit of its own for each record.
         let mut scanner = Scanner::new(input, &whole).with_unit_bytes(1);
-        let memory = HeadMemory(Budget::new(CUTTING_BYTES + 4 * self.bytes.len()));
+        let memory = Budget::new(CUTTING_BYTES + 4 * self.bytes.len());
         let mut records = Vec::new();
         while records.len() < most {
             match scanner.next_unit(&memory) {
@@ -172,22 +172,5 @@ impl Head {
             ));
         }
         Ok(Some(names))
-    }
-}
-
-struct HeadMemory(Budget);
-
-impl UnitMemory for HeadMemory {
-    fn total(&self) -> usize {
-        self.0.total()
-    }
-
-    fn is_stopping(&self) -> bool {
-        false
-    }
-
-    fn reserve(&self, bytes: usize, make_room: &dyn Fn()) -> Result<Option<Reservation>> {
-        make_room();
-        Ok(self.0.try_reserve(bytes))
     }
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryBuilder, RecordBatch};
 use arrow::datatypes::Schema;
 
-use super::{Scanner, TextFormat, TextInput, TextUnit, UnitMemory};
+use super::{Scanner, TextFormat, TextInput, TextUnit};
 use crate::error::{Error, Result};
-use crate::memory::{Budget, Reservation};
+use crate::memory::Budget;
 use crate::source::Place;
 use crate::source::parquet::text_field;
 
@@ -46,7 +46,7 @@ impl RecordFinder {
     }
 
     fn read_unit(&mut self, number: u32, rows: &[u64]) -> Result<RecordBatch> {
-        let memory = OneUnit(Budget::new(MEMORY_BYTES));
+        let memory = Budget::new(MEMORY_BYTES);
         loop {
             let Some(unit) = self.scanner.next_unit(&memory)? else {
                 return Err(Error::failed(format!("{} has no unit {number} any more", self.place))
@@ -92,22 +92,5 @@ impl Iterator for RecordFinder {
     fn next(&mut self) -> Option<Self::Item> {
         let (unit, rows) = self.wanted.next()?;
         Some(self.read_unit(unit, &rows))
-    }
-}
-
-/// Memory for one unit, and what is left of the one before.
-struct OneUnit(Budget);
-
-impl UnitMemory for OneUnit {
-    fn total(&self) -> usize {
-        self.0.total()
-    }
-
-    fn is_stopping(&self) -> bool {
-        false
-    }
-
-    fn reserve(&self, bytes: usize, _make_room: &dyn Fn()) -> Result<Option<Reservation>> {
-        Ok(self.0.try_reserve(bytes))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::error::{Error, Result};
-use crate::memory::Reservation;
+use crate::memory::{Budget, Reservation};
 
 /// Where a record begins in its source, decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,27 @@ pub trait UnitMemory {
 
     /// Waits for bytes, calling `make_room` now and then; `None` when the load is stopping.
     fn reserve(&self, bytes: usize, make_room: &dyn Fn()) -> Result<Option<Reservation>>;
+}
+
+/// A budget of its own, outside a load: nobody else gives memory back to it.
+impl UnitMemory for Budget {
+    fn total(&self) -> usize {
+        Self::total(self)
+    }
+
+    fn is_stopping(&self) -> bool {
+        false
+    }
+
+    fn reserve(&self, bytes: usize, make_room: &dyn Fn()) -> Result<Option<Reservation>> {
+        make_room();
+        match self.try_reserve(bytes) {
+            Some(held) => Ok(Some(held)),
+            None => {
+                Err(Error::failed(format!("records take more than the {} MiB for them", self.total() >> 20)))
+            }
+        }
+    }
 }
 
 /// How a unit that is being read grows.

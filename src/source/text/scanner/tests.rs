@@ -5,29 +5,9 @@ use std::io::{self, Read};
 use proptest::prelude::*;
 
 use super::*;
-use crate::memory::{Budget, Reservation};
+use crate::memory::Budget;
 use crate::source::Place;
 use crate::source::text::CsvFormat;
-
-/// Memory without a load around it.
-struct Plenty(Budget);
-
-impl UnitMemory for Plenty {
-    fn total(&self) -> usize {
-        self.0.total()
-    }
-
-    fn is_stopping(&self) -> bool {
-        false
-    }
-
-    fn reserve(&self, bytes: usize, make_room: &dyn Fn()) -> Result<Option<Reservation>> {
-        if self.0.try_reserve(0).is_some() {
-            make_room();
-        }
-        Ok(self.0.try_reserve(bytes))
-    }
-}
 
 /// Gives a few bytes at a time.
 struct Dribble {
@@ -56,7 +36,7 @@ fn scan(bytes: &[u8], format: &TextFormat, step: usize, unit_bytes: u64) -> Scan
     let reader = Dribble { bytes: bytes.to_vec(), at: 0, step };
     let input = TextInput::of_reader(Place::Stdin, Box::new(reader));
     let mut scanner = Scanner::new(input, format).with_unit_bytes(unit_bytes);
-    let memory = Plenty(Budget::new(64 << 20));
+    let memory = Budget::new(64 << 20);
     let mut scanned = Scanned { records: Vec::new(), units: Vec::new(), fault: None };
     loop {
         match scanner.next_unit(&memory) {
@@ -217,7 +197,7 @@ fn an_open_quote_is_told_with_its_line() {
     long.resize(RECORD_BYTES_MAX as usize + (1 << 20), b'x');
     let input = TextInput::of_reader(Place::Stdin, Box::new(io::Cursor::new(long)));
     let mut scanner = Scanner::new(input, &csv(b',', false));
-    let error = scanner.next_unit(&Plenty(Budget::new(256 << 20))).expect_err("too long");
+    let error = scanner.next_unit(&Budget::new(256 << 20)).expect_err("too long");
     assert!(error.to_string().contains("longer than 64 MiB"), "{error}");
     assert!(error.to_string().contains("line 2, where a quote was opened"), "{error}");
 }
@@ -227,7 +207,7 @@ fn a_unit_that_memory_can_not_hold_is_an_error_and_no_wait() {
     let line = [vec![b'x'; 20 << 20], b"\n".to_vec()].concat();
     let input = TextInput::of_reader(Place::Stdin, Box::new(io::Cursor::new(line)));
     let mut scanner = Scanner::new(input, &TextFormat::JsonLines);
-    let error = scanner.next_unit(&Plenty(Budget::new(8 << 20))).expect_err("too large");
+    let error = scanner.next_unit(&Budget::new(8 << 20)).expect_err("too large");
     assert!(error.to_string().contains("--memory leaves 8 MiB"), "{error}");
 }
 
@@ -237,7 +217,7 @@ fn buffers_are_used_again_and_hold_no_memory_when_it_is_short() {
     let input = TextInput::of_reader(Place::Stdin, Box::new(io::Cursor::new(bytes)));
     let mut scanner = Scanner::new(input, &csv(b',', false)).with_unit_bytes(64 << 10);
     // Room for few units: without giving buffers back the scan would end early.
-    let memory = Plenty(Budget::new(6 << 20));
+    let memory = Budget::new(6 << 20);
     let mut rows = 0;
     while let Some(unit) = scanner.next_unit(&memory).expect("scans") {
         rows += unit.rows();
