@@ -28,6 +28,7 @@ pub struct Error {
     kind: Kind,
     message: String,
     hint: Option<String>,
+    is_transient: bool,
     cause: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -61,7 +62,7 @@ impl Error {
     }
 
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, cause: None }
+        Self { kind, message: message.into(), hint: None, is_transient: false, cause: None }
     }
 
     /// Adds what the user can do next.
@@ -83,6 +84,18 @@ impl Error {
     pub fn with_kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
         self
+    }
+
+    /// The same may succeed a little later: a connection that broke, a server that restarts, a deadlock.
+    #[must_use]
+    pub fn transient(mut self) -> Self {
+        self.is_transient = true;
+        self
+    }
+
+    /// Whether trying again makes sense.
+    pub fn is_transient(&self) -> bool {
+        self.is_transient
     }
 
     /// What happens next.

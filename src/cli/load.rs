@@ -7,7 +7,7 @@ use super::generate::synthetic_options;
 use super::printer::{Printer, counted, grouped, shown_seconds};
 use super::progress::LoadProgress;
 use super::server::{Context, Server, key_value};
-use crate::config::sizes::{parse_count, parse_size, show_size};
+use crate::config::sizes::{parse_count, parse_size, parse_time, show_size};
 use crate::error::{Error, Result};
 use crate::pipeline::counters::Bottleneck;
 use crate::pipeline::load::{LoadOutcome, LoadRequest, OpenedSources, load, open_sources};
@@ -44,8 +44,8 @@ pub(super) async fn run_request(
     progress: &LoadProgress<'_>,
 ) -> Result<u8> {
     let printer = context.printer;
-    request.create |= server.is_embedded;
-    let LoadOutcome { report, result } = load(request, sources, &server.settings, progress).await;
+    request.create |= server.embedded.is_some();
+    let LoadOutcome { report, result } = load(request, sources, &server.way(), progress).await;
     if let Some(report) = &report {
         if printer.is_json() {
             printer.json(report)?;
@@ -134,6 +134,7 @@ fn request(context: &Context<'_>, arguments: LoadArguments) -> Result<LoadReques
             memory: parse_size(arguments.memory.as_ref().unwrap_or(&file.memory))?,
             max_rejects: arguments.max_rejects.as_ref().unwrap_or(&file.max_rejects).parse()?,
             limit: arguments.limit.as_deref().map(parse_count).transpose()?,
+            retry_for: parse_time(arguments.retry_for.as_ref().unwrap_or(&file.retry_for))?,
         },
     })
 }
@@ -185,6 +186,7 @@ pub(super) fn default_settings(context: &Context<'_>) -> Result<LoadSettings> {
         memory: parse_size(&file.memory)?,
         max_rejects: file.max_rejects.parse()?,
         limit: None,
+        retry_for: parse_time(&file.retry_for)?,
     })
 }
 

@@ -1,10 +1,14 @@
 //! Which server a command talks to, and the table it means.
 
+use std::sync::Arc;
+
 use crate::cli::args::Global;
 use crate::cli::printer::Printer;
 use crate::config::file::PipelineFile;
 use crate::embedded::{EmbeddedOptions, EmbeddedServer};
 use crate::error::{Error, Result};
+use crate::pipeline::load::Way;
+use crate::pipeline::retry::Revive;
 use crate::postgres::{ConnectSettings, QualifiedName, Session, SessionOptions};
 
 /// What every command has at hand.
@@ -21,8 +25,8 @@ pub(super) struct Context<'a> {
 pub(super) struct Server {
     /// How to connect.
     pub settings: ConnectSettings,
-    /// Whether it is the embedded one, where tables are created without asking.
-    pub is_embedded: bool,
+    /// The embedded one, where tables are created without asking.
+    pub embedded: Option<EmbeddedOptions>,
 }
 
 impl Context<'_> {
@@ -45,13 +49,14 @@ impl Context<'_> {
             },
         };
         if let Some(settings) = given {
-            return Ok(Server { settings, is_embedded: false });
+            return Ok(Server { settings, embedded: None });
         }
         let server = self.start_embedded(None).await?;
         // The environment speaks of other servers.
         let settings = ConnectSettings::resolve(Some(&server.url()), &|_| None)?;
         let settings = settings.ok_or_else(|| Error::bug("the embedded server has no URL"))?;
-        Ok(Server { settings, is_embedded: true })
+        let embedded = Some(self.embedded_options(Some(server.port())));
+        Ok(Server { settings, embedded })
     }
 
     /// Starts the embedded server.
@@ -81,6 +86,24 @@ impl Context<'_> {
 }
 
 impl Server {
+    /// The way to the server for a load, which starts the embedded one again if it is gone.
+    pub(super) fn way(&self) -> Way {
+        let revive = self.embedded.clone().map(|options| -> Revive {
+            Arc::new(move || {
+                let options = options.clone();
+                Box::pin(async move {
+                    let starting =
+                        tokio::task::spawn_blocking(move || EmbeddedServer::start(&options, &|_| {}));
+                    let started = starting
+                        .await
+                        .map_err(|panic| Error::bug("start the embedded server").because(panic))?;
+                    started.map(|_| ())
+                })
+            })
+        });
+        Way { connect: self.settings.clone(), revive }
+    }
+
     /// Opens a session.
     pub(super) async fn connect(&self, name: &str) -> Result<Session> {
         let options = SessionOptions { application_name: Some(name.into()), transaction_timeout: None };

@@ -84,6 +84,8 @@ pub struct LoadSection {
     pub max_rejects: String,
     /// What becomes of secondary indexes.
     pub index: IndexPolicy,
+    /// How long to try again without success.
+    pub retry_for: String,
 }
 
 /// Searching.
@@ -138,6 +140,7 @@ impl Default for LoadSection {
             memory: "512MiB".into(),
             max_rejects: "0".into(),
             index: IndexPolicy::Auto,
+            retry_for: "5m".into(),
         }
     }
 }

@@ -1,4 +1,6 @@
-//! Sizes (`64MiB`) and counts (`10M`) as people write them.
+//! Sizes (`64MiB`), counts (`10M`) and times (`5m`) as people write them.
+
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 
@@ -47,6 +49,15 @@ pub fn parse_count(text: &str) -> Result<u64> {
     let scaled = number.parse::<f64>().map_err(|_| refuse())? * factor as f64;
     let whole = scaled.is_finite() && scaled >= 0.0 && scaled.fract() == 0.0 && scaled < (1u64 << 53) as f64;
     if whole { Ok(scaled as u64) } else { Err(refuse()) }
+}
+
+/// Reads a time: whole numbers with units, as in `90s`, `5m` or `1h 30m`; `0` needs none.
+pub fn parse_time(text: &str) -> Result<Duration> {
+    humantime::parse_duration(text).map_err(|error| {
+        Error::refused(format!("\"{text}\" is no length of time"))
+            .because(error)
+            .hint("write times like 30s, 5m or 1h")
+    })
 }
 
 /// A size for people: three digits and a binary unit.

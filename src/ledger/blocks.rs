@@ -1,6 +1,8 @@
 //! The ledger row of a block, written in the block's own transaction.
 
-use tokio_postgres::{Client, Statement};
+use std::collections::BTreeSet;
+
+use tokio_postgres::{Client, GenericClient, Statement};
 
 use crate::copy::CopyBlock;
 use crate::error::{Error, Result};
@@ -21,6 +23,40 @@ pub struct Run {
     pub relfilenode: u32,
 }
 
+impl Run {
+    /// The error of a run that meets another's token.
+    pub fn taken_over(&self) -> Error {
+        Error::failed(format!("another vecload has taken over load {}", self.load_id))
+            .hint("it goes on with the same sources; this run has stopped and doubled nothing")
+    }
+
+    /// Checks the fence; until the transaction ends nobody can take the load over.
+    pub async fn hold_fence(&self, client: &impl GenericClient) -> Result<()> {
+        let row = client.query_opt(FENCE, &[&self.load_id, &self.token]).await;
+        let row = row.map_err(|error| pg_error("check that the load is still ours", error))?;
+        if row.is_some_and(|row| row.get(0)) { Ok(()) } else { Err(self.taken_over()) }
+    }
+}
+
+/// The lock is shared, so writers don't wait for each other, and a takeover waits for them all.
+const FENCE: &str = "select token = $2 from vecload_ledger.loads where load_id = $1 for share";
+
+/// Whether a block is committed; only to be believed once the backend that wrote it is gone.
+pub async fn is_recorded(client: &Client, run: &Run, number: i32) -> Result<bool> {
+    let sql =
+        "select exists (select from vecload_ledger.blocks where load_id = $1 and run = $2 and block = $3)";
+    let row = client.query_one(sql, &[&run.load_id, &run.run, &number]).await;
+    Ok(row.map_err(|error| pg_error(format!("look for block {number} in the ledger"), error))?.get(0))
+}
+
+/// Numbers of a run's committed blocks.
+pub async fn recorded_blocks(client: &Client, run: &Run) -> Result<BTreeSet<i32>> {
+    let sql = "select block from vecload_ledger.blocks where load_id = $1 and run = $2";
+    let rows = client.query(sql, &[&run.load_id, &run.run]).await;
+    let rows = rows.map_err(|error| pg_error("read the blocks of this run from the ledger", error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Writes ledger rows over one connection.
 pub struct BlockLedger {
     run: Run,
@@ -33,8 +69,6 @@ impl BlockLedger {
     /// Prepares the statements; `source_ids` translates the plan's source indexes.
     pub async fn prepare(client: &Client, run: Run, source_ids: std::sync::Arc<[i64]>) -> Result<Self> {
         let failed = |error| pg_error("prepare the ledger's statements", error);
-        // The lock is shared, so writers don't wait for each other, and a takeover waits for them all.
-        let fence = "select token = $2 from vecload_ledger.loads where load_id = $1 for share";
         let insert =
             "insert into vecload_ledger.blocks (load_id, run, block, target, relfilenode, rows, source_ids, units,
                 first_rows, last_rows, hash_lows, hash_highs, slice_rows, id_firsts, id_lasts, checksum)
@@ -42,7 +76,7 @@ impl BlockLedger {
         Ok(Self {
             run,
             source_ids,
-            fence: client.prepare(fence).await.map_err(failed)?,
+            fence: client.prepare(FENCE).await.map_err(failed)?,
             insert: client.prepare(insert).await.map_err(failed)?,
         })
     }
@@ -53,8 +87,7 @@ impl BlockLedger {
         let run = &self.run;
         let fence = client.query_opt(&self.fence, &[&run.load_id, &run.token]).await.map_err(failed)?;
         if !fence.is_some_and(|row| row.get(0)) {
-            return Err(Error::failed(format!("another vecload has taken over load {}", run.load_id))
-                .hint("it goes on with the same sources; this run has stopped and doubled nothing"));
+            return Err(run.taken_over());
         }
         let slices = &block.slices;
         let signed = |value: u64| value.cast_signed();

@@ -273,6 +273,34 @@ async fn take_over(transaction: &Transaction<'_>, load_id: i64) -> Result<()> {
         .map_err(failed)
 }
 
+/// Takes the lock again that shows that a run is alive, after its session was lost, if the load is still the run's.
+pub async fn hold_again(client: &Client, run: &Run) -> Result<()> {
+    let failed = |error| pg_error(format!("hold load {} again", run.load_id), error);
+    let lock = "select pg_try_advisory_lock($1, $2)";
+    let deadline = tokio::time::Instant::now() + HOLDER_GONE_WAIT;
+    loop {
+        let locked = client.query_one(lock, &[&ALIVE_LOCK, &(run.load_id as i32)]).await.map_err(failed)?;
+        if locked.get(0) {
+            return run.hold_fence(client).await;
+        }
+        if tokio::time::Instant::now() > deadline {
+            return Err(run.taken_over());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Begins a new attempt at a load that a run holds: a run of its own, with a token of its own, so that nothing the
+/// last attempt has left behind can commit any more.
+pub async fn begin_again(client: &Client, run: &Run) -> Result<Run> {
+    let sql = "update vecload_ledger.loads set token = token + 1, runs = runs + 1
+        where load_id = $1 and token = $2 and runs = $3 returning runs, token";
+    let row = client.query_opt(sql, &[&run.load_id, &run.token, &run.run]).await;
+    let row = row.map_err(|error| pg_error(format!("begin load {} again", run.load_id), error))?;
+    let row = row.ok_or_else(|| run.taken_over())?;
+    Ok(Run { run: row.get(0), token: row.get(1), ..*run })
+}
+
 async fn held(transaction: &Transaction<'_>, load_id: i64) -> Result<Error> {
     let row = transaction
         .query_one(
@@ -385,7 +413,8 @@ async fn insert_source(
     Ok(row.get(0))
 }
 
-async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result<()> {
+/// Reads what the ledger has of claimed sources.
+pub async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result<()> {
     let failed = |error| pg_error("read what the ledger has of the sources", error);
     let ids: Vec<i64> = sources.iter().map(|source| source.source_id).collect();
     for (source, units) in sources.iter_mut().zip(known_units(client, &ids).await?) {

@@ -2,6 +2,7 @@
 
 use tokio_postgres::Client;
 
+use super::blocks::Run;
 use crate::batch::reject::Reject;
 use crate::error::Result;
 use crate::postgres::pg_error;
@@ -22,15 +23,17 @@ pub struct RejectSlice {
     pub rejects: Vec<Reject>,
 }
 
-/// Records slices of rejects in one transaction.
+/// Records slices of rejects in one transaction; those that are recorded already stay as they are.
 pub async fn record(
     client: &mut Client,
-    load_id: i64,
+    run: &Run,
     source_ids: &[i64],
     slices: &[RejectSlice],
 ) -> Result<()> {
     let failed = |error| pg_error("record rejected rows in the ledger", error);
+    let load_id = run.load_id;
     let transaction = client.transaction().await.map_err(failed)?;
+    run.hold_fence(&transaction).await?;
     for slice in slices {
         let source_id = source_ids[slice.source];
         let unit = slice.unit.cast_signed();

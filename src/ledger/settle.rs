@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use tokio_postgres::Client;
 
+use super::blocks::Run;
 use crate::error::{Error, Result};
 use crate::postgres::pg_error;
 
@@ -16,11 +17,11 @@ pub struct SourceBalance {
     pub rejected: u64,
 }
 
-/// Reads the balance of sources from the ledger, and the rows that one run of a load committed.
+/// Reads the balance of sources from the ledger, and the rows that a load has committed since one of its runs.
 pub async fn balance(
     client: &Client,
     source_ids: &[i64],
-    run: Option<(i64, i32)>,
+    since: Option<(i64, i32)>,
 ) -> Result<(HashMap<i64, SourceBalance>, u64)> {
     let failed = |error| pg_error("read the balance from the ledger", error);
     let mut balances: HashMap<i64, SourceBalance> = HashMap::new();
@@ -35,15 +36,34 @@ pub async fn balance(
     for row in client.query(rejected, &[&source_ids]).await.map_err(failed)? {
         balances.entry(row.get(0)).or_default().rejected = row.get::<_, i64>(1).cast_unsigned();
     }
-    let by_run = match run {
-        Some((load_id, run)) => {
+    let committed = match since {
+        Some((load_id, first_run)) => {
             let sum = "select coalesce(sum(rows), 0)::bigint from vecload_ledger.blocks
-                where load_id = $1 and run = $2";
-            client.query_one(sum, &[&load_id, &run]).await.map_err(failed)?.get::<_, i64>(0).cast_unsigned()
+                where load_id = $1 and run >= $2";
+            client
+                .query_one(sum, &[&load_id, &first_run])
+                .await
+                .map_err(failed)?
+                .get::<_, i64>(0)
+                .cast_unsigned()
         }
         None => 0,
     };
-    Ok((balances, by_run))
+    Ok((balances, committed))
+}
+
+/// Makes all commits before it durable by a durable commit of its own, if the load is still the run's.
+pub async fn flush(client: &Client, run: &Run) -> Result<()> {
+    let failed = |error| pg_error("make the commits of this load durable", error);
+    let durable = "select set_config('synchronous_commit', 'on', false)
+        where current_setting('synchronous_commit') = 'off'";
+    client.query(durable, &[]).await.map_err(failed)?;
+    // A commit that has written nothing waits for nothing.
+    let touch = "update vecload_ledger.loads set state = state where load_id = $1 and token = $2";
+    match client.execute(touch, &[&run.load_id, &run.token]).await.map_err(failed)? {
+        1 => Ok(()),
+        _ => Err(run.taken_over()),
+    }
 }
 
 /// All of a source, as it is known once it has been read.

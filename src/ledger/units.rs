@@ -38,11 +38,18 @@ pub async fn known_units(client: &Client, source_ids: &[i64]) -> Result<Vec<Know
 /// Records a unit, before any of its rows is handed on: what is committed of it can be compared from then on.
 pub async fn record_unit(client: &Client, run: Run, source_id: i64, unit: &TextUnit) -> Result<()> {
     let failed = |error| pg_error(format!("record unit {} in the ledger", unit.unit), error);
-    let insert = "insert into vecload_ledger.units
-            (source_id, unit, first_record, first_byte, first_line, rows, hash)
-        select $1, $2, $3, $4, $5, $6, $7 from vecload_ledger.loads where load_id = $8 and token = $9 for share";
-    let inserted = client
-        .execute(
+    // A unit of the same bytes may be there already: recorded by a try whose answer was lost.
+    let insert = "with fence as (
+            select load_id from vecload_ledger.loads where load_id = $8 and token = $9 for share),
+        recorded as (
+            insert into vecload_ledger.units (source_id, unit, first_record, first_byte, first_line, rows, hash)
+            select $1, $2, $3, $4, $5, $6, $7 from fence
+            on conflict (source_id, unit) do update set hash = excluded.hash
+            where (units.first_byte, units.rows, units.hash) = (excluded.first_byte, excluded.rows, excluded.hash)
+            returning unit)
+        select (select count(*) from fence), (select count(*) from recorded)";
+    let row = client
+        .query_one(
             insert,
             &[
                 &source_id,
@@ -58,9 +65,9 @@ pub async fn record_unit(client: &Client, run: Run, source_id: i64, unit: &TextU
         )
         .await
         .map_err(failed)?;
-    match inserted {
-        1 => Ok(()),
-        _ => Err(Error::failed(format!("another vecload has taken over load {}", run.load_id))
-            .hint("it goes on with the same sources; this run has stopped and doubled nothing")),
+    match (row.get::<_, i64>(0), row.get::<_, i64>(1)) {
+        (1, 1) => Ok(()),
+        (1, _) => Err(Error::bug(format!("unit {} is in the ledger with other bytes", unit.unit))),
+        _ => Err(run.taken_over()),
     }
 }

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 
 use super::counters::Counters;
 use super::plan::{LoadPlan, PlannedSource, Reading};
+use super::steady::Steady;
 use super::stop::Stop;
 use crate::error::{Error, Result};
 use crate::ledger::blocks::Run;
@@ -18,7 +19,6 @@ use crate::ledger::coverage::Coverage;
 use crate::ledger::settle::Extent;
 use crate::ledger::units::{KnownUnits, record_unit};
 use crate::memory::{Budget, Denied, Reservation};
-use crate::postgres::Session;
 use crate::source::fingerprint::Fingerprint;
 use crate::source::parquet::PositionedFile;
 use crate::source::text::{Scanner, TextPart, TextSource, TextUnit, UnitMemory};
@@ -70,7 +70,7 @@ pub struct Feeder {
     /// Memory of what lanes read.
     pub lane_memory: Budget,
     /// A session for the ledger, where a source is text.
-    pub session: Option<Session>,
+    pub session: Option<tokio::sync::Mutex<Steady>>,
     /// The books.
     pub counters: Arc<Counters>,
     /// The end, if it comes early.
@@ -190,7 +190,10 @@ impl Feeder {
             let (Some(session), Some(run)) = (&self.session, self.run) else {
                 return Err(Error::bug("a unit can't be recorded outside a run"));
             };
-            return self.runtime.block_on(record_unit(session, run, known.source_id, unit));
+            return self.runtime.block_on(async {
+                let mut session = session.lock().await;
+                session.run(async |session| record_unit(session, run, known.source_id, unit).await).await
+            });
         };
         match before.hash == unit.hash && before.rows == unit.rows() {
             true => Ok(()),

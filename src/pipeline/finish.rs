@@ -6,7 +6,7 @@ use super::counters::{Bottleneck, Counters};
 use super::load::{Figures, LoadOutcome, Prepared, at_least_a_millisecond, blocking};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::generations;
-use crate::ledger::settle::{balance, complete_source, finish_load};
+use crate::ledger::settle::{balance, complete_source, finish_load, flush};
 use crate::postgres::catalog::Target;
 use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
 use crate::route::Endpoint;
@@ -18,7 +18,17 @@ use crate::source::parquet::PositionedFile;
 /// without reason.
 pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
     let ids = load.source_ids();
-    let (balances, _) = balance(&load.control, &ids, None).await?;
+    let run = load.claim.run;
+    let (balances, _) = load
+        .control
+        .run(async |session| {
+            // Commits become durable here; that none was lost before, the session's life speaks for.
+            if let Some(run) = &run {
+                flush(session, run).await?;
+            }
+            balance(session, &ids, None).await
+        })
+        .await?;
     let mut left = load.plan.settings.limit.unwrap_or(u64::MAX);
     for (index, (source, claimed)) in load.plan.sources.iter().zip(&load.claim.sources).enumerate() {
         let found = balances.get(&claimed.source_id).copied().unwrap_or_default();
@@ -60,21 +70,24 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
             .await?;
             extent.hash = Some(hash);
         }
-        complete_source(&load.control, claimed.source_id, &extent).await?;
+        load.control.run(async |session| complete_source(session, claimed.source_id, &extent).await).await?;
     }
     // Another session may have truncated the table meanwhile.
-    let now = Target::find(&load.control, &load.plan.target.name)
-        .await?
-        .filter(|now| now.oid == load.plan.target.oid);
-    let Some(now) = now else {
-        return Err(Error::failed(format!(
-            "table {} was dropped or replaced during the load",
-            load.plan.target.name
-        ))
-        .hint("load again; the ledger counts for the table that is gone"));
-    };
     let id_column = load.plan.ids.as_ref().map(|ids| ids.column.as_str());
-    generations::check(&load.control, &now, id_column, &ids).await
+    let target = &load.plan.target;
+    load.control
+        .run(async |session| {
+            let now = Target::find(session, &target.name).await?.filter(|now| now.oid == target.oid);
+            let Some(now) = now else {
+                return Err(Error::failed(format!(
+                    "table {} was dropped or replaced during the load",
+                    target.name
+                ))
+                .hint("load again; the ledger counts for the table that is gone"));
+            };
+            generations::check(session, &now, id_column, &ids).await
+        })
+        .await
 }
 
 /// Records how the load ended and writes its report.
@@ -146,12 +159,14 @@ pub(super) async fn settle(
 async fn record(load: &Prepared, report: &LoadReport) -> Result<()> {
     let Some(run) = load.claim.run else { return Ok(()) };
     let json = serde_json::to_value(report).map_err(|error| Error::bug("write the report").because(error))?;
-    finish_load(&load.control, run.load_id, run.token, report.state.name(), &json).await
+    let state = report.state.name();
+    load.control.run(async |session| finish_load(session, run.load_id, run.token, state, &json).await).await
 }
 
 async fn count_rows(load: &Prepared) -> Result<RowCounts> {
-    let run = load.claim.run.map(|run| (run.load_id, run.run));
-    let (balances, loaded) = balance(&load.control, &load.source_ids(), run).await?;
+    let since = load.claim.run.map(|run| (run.load_id, load.first_run));
+    let ids = load.source_ids();
+    let (balances, loaded) = load.control.run(async |session| balance(session, &ids, since).await).await?;
     let committed: u64 = balances.values().map(|balance| balance.loaded).sum();
     let rejected = balances.values().map(|balance| balance.rejected).sum();
     Ok(RowCounts {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::{Receiver, channel};
 
+use super::steady::Steady;
 use crate::copy::IdRange;
 use crate::error::{Error, Result};
 use crate::postgres::Session;
@@ -31,14 +32,20 @@ struct Inner {
 }
 
 impl IdPool {
-    /// Starts reserving up to `most` ids on a session of its own.
-    pub fn start(session: Session, sequence: Sequence, width: usize, most: u64) -> Arc<Self> {
+    /// A pool, and the work of filling it with up to `most` ids until nobody takes any more.
+    pub fn new(
+        mut steady: Steady,
+        sequence: Sequence,
+        width: usize,
+        most: u64,
+    ) -> (Arc<Self>, impl Future<Output = ()>) {
         let (sender, coming) = channel(REQUESTS_AHEAD);
-        tokio::spawn(async move {
+        let filling = async move {
             let mut left = i64::try_from(most).unwrap_or(i64::MAX);
             while left > 0 {
                 let count = left.min(IDS_PER_REQUEST);
-                let ids = reserve(&session, &sequence, width, count).await;
+                // Ids of a try whose answer was lost stay unused.
+                let ids = steady.run(async |session| reserve(session, &sequence, width, count).await).await;
                 let failed = ids.is_err();
                 left -= count;
                 // Nobody listens any more once the lanes have ended.
@@ -46,9 +53,9 @@ impl IdPool {
                     break;
                 }
             }
-            session.close().await;
-        });
-        Arc::new(Self { inner: Mutex::new(Inner { ready: Vec::new(), coming }) })
+            steady.close().await;
+        };
+        (Arc::new(Self { inner: Mutex::new(Inner { ready: Vec::new(), coming }) }), filling)
     }
 
     /// Takes `count` ids; blocks, and so is for lanes only.

@@ -1,23 +1,22 @@
 //! Secondary indexes around a load: dropped before the rows, built after them.
 
-use std::sync::Arc;
-
 use super::load::{Prepared, REBUILD};
 use super::observer::Observer;
 use super::plan::IndexPolicy;
-use super::stop::Stop;
 use crate::error::{Error, Kind, Result};
 use crate::index::{self, BuildProgress, IndexDefinition};
 use crate::ledger::settle::note_dropped_indexes;
-use crate::postgres::{ConnectSettings, SessionOptions};
+use crate::postgres::SessionOptions;
 
 impl Prepared {
     /// Drops secondary indexes that come back after the rows; the ledger knows them first.
-    pub(super) async fn drop_indexes(&self, observer: &dyn Observer, stop: &Stop) -> Result<()> {
+    pub(super) async fn drop_indexes(&self, observer: &dyn Observer) -> Result<()> {
         if self.index != IndexPolicy::Defer {
             return Ok(());
         }
-        let present = index::secondary_indexes(&self.control, &self.plan.target).await?;
+        let target = &self.plan.target;
+        let present =
+            self.control.run(async |session| index::secondary_indexes(session, target).await).await?;
         if present.is_empty() {
             return Ok(());
         }
@@ -25,26 +24,29 @@ impl Prepared {
         definitions.extend(present.iter().map(|index| index.sql.clone()));
         definitions.sort();
         definitions.dedup();
-        note_dropped_indexes(&self.control, self.claim.load_id, &definitions).await?;
+        let load_id = self.claim.load_id;
         let names: Vec<&str> = present.iter().map(|index| index.name.as_str()).collect();
         observer.say(&format!("dropping {} until the rows are in", names.join(", ")));
-        tokio::select! {
-            dropped = index::drop_indexes(&self.control, &self.plan.target, &present) => dropped,
-            () = stop.stopping() => {
-                self.control.cancel().await?;
-                Err(stop.take().unwrap_or_else(|| Error::interrupted("interrupted")))
-            }
-        }
+        let stop = &self.connector.stop;
+        self.control
+            .run(async |session| {
+                note_dropped_indexes(session, load_id, &definitions).await?;
+                // A try whose answer was lost has dropped them.
+                let present = index::secondary_indexes(session, target).await?;
+                let canceller = session.canceller();
+                tokio::select! {
+                    dropped = index::drop_indexes(session, target, &present) => dropped,
+                    () = stop.stopping() => {
+                        canceller.cancel().await?;
+                        Err(stop.take().unwrap_or_else(|| Error::interrupted("interrupted")))
+                    }
+                }
+            })
+            .await
     }
 
-    pub(super) async fn build_indexes(
-        &self,
-        connect: &ConnectSettings,
-        observer: &dyn Observer,
-        stop: &Arc<Stop>,
-        built: &mut Vec<String>,
-    ) -> Result<()> {
-        let target = &self.plan.target;
+    pub(super) async fn build_indexes(&self, observer: &dyn Observer, built: &mut Vec<String>) -> Result<()> {
+        let (target, stop, connect) = (&self.plan.target, &self.connector.stop, &self.connector.connect);
         let label = |what: &str| SessionOptions {
             application_name: Some(format!("vecload load {} {what}", self.claim.load_id)),
             transaction_timeout: None,

@@ -1,9 +1,13 @@
 //! A load from its request to its report: preflight, claim, attempt, balance, indexes.
 
+use std::pin::pin;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::control::Control;
 use super::counters::Counters;
 use super::feed::{Extents, FeedSource, Feeder};
 use super::interrupts::Interrupts;
@@ -11,11 +15,16 @@ use super::observer::{LoadView, Observer};
 use super::opened::{self, OpenedKind, OpenedSource, SourceOptions};
 use super::plan::{IndexPolicy, LoadPlan, LoadSettings, MEMORY_MIN, Reading};
 use super::preflight::{self, Mapping};
+use super::retry::{Retry, Revive};
+use super::steady::Connector;
 use super::stop::{Stop, StopFlag};
 use super::verdict::RejectLimit;
-use super::{Attempt, Budgets, finish};
+use super::writing::BlockNumbers;
+use super::{Attempt, finish};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::claim::{Claim, ClaimRequest, ClaimedSource, NamedSource, claim};
+use crate::ledger::claim::{
+    Claim, ClaimRequest, ClaimedSource, NamedSource, begin_again, claim, read_coverage,
+};
 use crate::ledger::coverage::Coverage;
 use crate::ledger::settle::Extent;
 use crate::ledger::{self, generations};
@@ -23,7 +32,7 @@ use crate::memory::Budget;
 use crate::postgres::catalog::{ServerVersions, Target};
 use crate::postgres::migrate::{TableSpec, VectorType, migrate_target};
 use crate::postgres::types::TargetType;
-use crate::postgres::{ConnectSettings, QualifiedName, Session, SessionOptions};
+use crate::postgres::{ConnectSettings, QualifiedName, SessionOptions};
 use crate::report::LoadReport;
 use crate::source::Place;
 use crate::source::discover::discover;
@@ -58,6 +67,15 @@ pub struct LoadRequest {
     pub index: IndexPolicy,
     /// Limits.
     pub settings: LoadSettings,
+}
+
+/// The way to the server.
+#[derive(Clone)]
+pub struct Way {
+    /// How to connect.
+    pub connect: ConnectSettings,
+    /// Brings it back, where it is ours.
+    pub revive: Option<Revive>,
 }
 
 /// A finished load: its report, and the error that ended it, if one did.
@@ -123,18 +141,18 @@ pub async fn open_sources(request: &LoadRequest, observer: &dyn Observer) -> Res
 pub async fn load(
     request: LoadRequest,
     sources: OpenedSources,
-    connect: &ConnectSettings,
+    way: &Way,
     observer: &dyn Observer,
 ) -> LoadOutcome {
     let OpenedSources { sources, stop, interrupts } = sources;
     let prepared = tokio::select! {
-        prepared = prepare(request, sources, stop, connect, observer) => prepared,
+        prepared = prepare(request, sources, stop, way, observer) => prepared,
         interrupted = interrupts.first() => {
             Err(interrupted.hint("no row was loaded; run the same command again"))
         }
     };
     match prepared {
-        Ok(prepared) => prepared.run(connect, observer, interrupts).await,
+        Ok(prepared) => prepared.run(observer, interrupts).await,
         Err(error) => LoadOutcome { report: None, result: Err(error) },
     }
 }
@@ -149,7 +167,11 @@ pub(super) struct Figures {
 
 /// A load whose sources are claimed.
 pub(super) struct Prepared {
-    pub(super) control: Session,
+    pub(super) control: Control,
+    pub(super) connector: Connector,
+    notices: UnboundedReceiver<String>,
+    /// The first run of this process; a new attempt is a new run.
+    pub(super) first_run: i32,
     pub(super) plan: Arc<LoadPlan>,
     pub(super) claim: Claim,
     pub(super) index: IndexPolicy,
@@ -157,17 +179,17 @@ pub(super) struct Prepared {
     pub(super) name: Option<String>,
     pub(super) started: Instant,
     pub(super) extents: Extents,
-    stop: StopFlag,
 }
 
 async fn prepare(
     request: LoadRequest,
     sources: Arc<Vec<OpenedSource>>,
     stop: StopFlag,
-    connect: &ConnectSettings,
+    way: &Way,
     observer: &dyn Observer,
 ) -> Result<Prepared> {
     let started = Instant::now();
+    let connect = &way.connect;
     let options = SessionOptions { application_name: Some("vecload load".into()), transaction_timeout: None };
     let mut control = connect.connect(&options).await?;
     let plan_for = |target: Target| {
@@ -245,10 +267,19 @@ async fn prepare(
         source.extent().or(counted.map(|rows| Extent { units, rows, hash: None }))
     });
     let extents = known.map(|extent| extent.map_or_else(OnceLock::new, OnceLock::from)).collect();
+    let (told, notices) = unbounded_channel();
+    let connector = Connector {
+        connect: connect.clone(),
+        retry: Retry::new(plan.settings.retry_for, told, way.revive.clone()),
+        stop: Arc::new(Stop::new(&stop)),
+        label: format!("vecload load {}", claimed.load_id),
+    };
     Ok(Prepared {
-        control,
+        control: Control::new(connector.clone(), control).await?,
+        connector,
+        notices,
+        first_run: claimed.run.map_or(1, |run| run.run),
         extents,
-        stop,
         plan: Arc::new(plan),
         claim: claimed,
         index,
@@ -277,19 +308,9 @@ fn claim_request(plan: &LoadPlan, request: &LoadRequest, index_plan: &'static st
 }
 
 impl Prepared {
-    async fn run(
-        self,
-        connect: &ConnectSettings,
-        observer: &dyn Observer,
-        interrupts: Interrupts,
-    ) -> LoadOutcome {
+    async fn run(mut self, observer: &dyn Observer, interrupts: Interrupts) -> LoadOutcome {
         let counters = Arc::new(Counters::default());
-        let budgets = Attempt::budgets(&self.plan);
-        let stop = Arc::new(Stop::new(
-            vec![budgets.lanes.clone(), budgets.text.clone(), budgets.blocks.clone()],
-            &self.stop,
-        ));
-        let stopping = Arc::clone(&stop);
+        let stopping = Arc::clone(&self.connector.stop);
         let signals = tokio::spawn(async move {
             let hint = "blocks in flight were committed or rolled back; run the same command again to go on";
             stopping.because(interrupts.first().await.hint(hint));
@@ -297,31 +318,92 @@ impl Prepared {
             std::future::pending::<()>().await;
         });
         let mut figures = Figures::default();
-        let outcome = match self.load_rows(connect, observer, &counters, &stop, budgets, &mut figures).await {
-            Ok(()) => self.after_rows(connect, observer, &stop, &mut figures).await,
-            Err(error) => Err(error),
+        let (_, nobody) = unbounded_channel();
+        let mut notices = std::mem::replace(&mut self.notices, nobody);
+        let outcome = {
+            let mut work = pin!(self.load(observer, &counters, &mut figures));
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(line) = notices.recv() => observer.warn(&line),
+                    outcome = &mut work => break outcome,
+                }
+            }
         };
         signals.abort();
         finish::settle(self, outcome, &counters, figures).await
     }
 
-    /// Brings all rows in that the command asks for and the ledger does not have.
-    async fn load_rows(
-        &self,
-        connect: &ConnectSettings,
+    /// Brings all rows in, in as many attempts as it takes, and what comes after them.
+    async fn load(
+        &mut self,
         observer: &dyn Observer,
         counters: &Arc<Counters>,
-        stop: &Arc<Stop>,
-        budgets: Budgets,
         figures: &mut Figures,
     ) -> Result<()> {
+        loop {
+            let outcome = match self.load_rows(observer, counters, figures).await {
+                Ok(()) => finish::complete_sources(self).await,
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(()) => break,
+                Err(error) if !self.can_begin_again() => return Err(error),
+                Err(error) => {
+                    observer.warn(&format!("{error}; loading them again"));
+                    self.begin_again().await?;
+                }
+            }
+        }
+        self.after_rows(observer, figures).await
+    }
+
+    /// Whether lost blocks can be brought back: their rows have to be read again.
+    fn can_begin_again(&self) -> bool {
+        self.control.has_lost_blocks() && self.is_readable_again() && !self.connector.stop.is_interrupted()
+    }
+
+    /// Standard input is read once.
+    fn is_readable_again(&self) -> bool {
+        self.plan.sources.iter().all(|source| source.place != Place::Stdin)
+    }
+
+    /// A new attempt goes on from what is in the ledger now.
+    async fn begin_again(&mut self) -> Result<()> {
+        let Some(run) = self.claim.run else {
+            return Err(Error::bug("blocks were lost by a load that had none to write"));
+        };
+        self.connector.stop.begin(Vec::new());
+        self.control.stand_for(run, Arc::default()).await;
+        let run = self.control.run(async |session| begin_again(session, &run).await).await?;
+        self.claim.run = Some(run);
+        for source in &mut self.claim.sources {
+            source.coverage = Coverage::default();
+        }
+        let sources = &mut self.claim.sources;
+        self.control.run(async |session| read_coverage(session, sources).await).await
+    }
+
+    /// Brings all rows in that the command asks for and the ledger does not have.
+    async fn load_rows(
+        &mut self,
+        observer: &dyn Observer,
+        counters: &Arc<Counters>,
+        figures: &mut Figures,
+    ) -> Result<()> {
+        let budgets = Attempt::budgets(&self.plan);
+        let stop = Arc::clone(&self.connector.stop);
+        stop.begin(vec![budgets.lanes.clone(), budgets.text.clone(), budgets.blocks.clone()]);
         let id_column = self.plan.ids.as_ref().map(|ids| ids.column.as_str());
         let source_ids = self.source_ids();
-        generations::check(&self.control, &self.plan.target, id_column, &source_ids).await?;
+        let target = &self.plan.target;
+        self.control
+            .run(async |session| generations::check(session, target, id_column, &source_ids).await)
+            .await?;
         // Only the indexes of a load that was cut off may be left; its rejects were put up with when it read them.
         let all_known = self.claim.sources.iter().all(|source| source.is_complete);
         let Some(run) = self.claim.run.filter(|_| !all_known) else {
-            return self.compare_streams(counters, stop, &budgets.lanes).await;
+            return self.compare_streams(counters, &stop, &budgets.lanes).await;
         };
 
         let (mut rows_before, mut rejects_before) = (0, 0);
@@ -332,7 +414,7 @@ impl Prepared {
         let limit = Arc::new(RejectLimit::new(self.plan.settings.max_rejects, rows_before, rejects_before));
         limit.check_known(self.claim.load_id)?;
         if self.has_rows_left() {
-            self.drop_indexes(observer, stop).await?;
+            self.drop_indexes(observer).await?;
         }
 
         observer.loading(LoadView {
@@ -344,20 +426,24 @@ impl Prepared {
             writers: self.plan.settings.writers,
         });
         let flowing = Instant::now();
-        let coverage: Arc<[Coverage]> =
-            self.claim.sources.iter().map(|source| source.coverage.clone()).collect();
+        let numbers = Arc::<BlockNumbers>::default();
+        self.control.stand_for(run, Arc::clone(&numbers)).await;
         let attempt = Attempt {
             plan: Arc::clone(&self.plan),
             run,
             sources: self.feed_sources(),
-            coverage,
+            coverage: self.claim.sources.iter().map(|source| source.coverage.clone()).collect(),
             extents: Arc::clone(&self.extents),
             limit: Arc::clone(&limit),
             counters: Arc::clone(counters),
-            connect: connect.clone(),
+            // Through a Citus coordinator a crash could keep the rows and lose the ledger's row; and what is lost of a
+            // stream can't be read again.
+            asynchronous: self.plan.target.citus.is_none() && self.is_readable_again(),
+            numbers,
+            connector: self.connector.clone(),
         };
-        let outcome = attempt.execute(Arc::clone(stop), budgets).await;
-        figures.load_time = flowing.elapsed();
+        let outcome = attempt.execute(budgets, &self.control).await;
+        figures.load_time += flowing.elapsed();
         observer.loaded();
         outcome?;
         limit.check_at_end()
@@ -432,15 +518,8 @@ impl Prepared {
         }
     }
 
-    /// Completes the sources, then builds what was deferred.
-    async fn after_rows(
-        &self,
-        connect: &ConnectSettings,
-        observer: &dyn Observer,
-        stop: &Arc<Stop>,
-        figures: &mut Figures,
-    ) -> Result<()> {
-        finish::complete_sources(self).await?;
+    /// Builds the indexes that were deferred.
+    async fn after_rows(&self, observer: &dyn Observer, figures: &mut Figures) -> Result<()> {
         let owes_indexes = self.index == IndexPolicy::Defer || !self.claim.dropped_indexes.is_empty();
         if self.claim.run.is_none() || !owes_indexes {
             return Ok(());
@@ -451,7 +530,14 @@ impl Prepared {
             return Ok(());
         }
         let building = Instant::now();
-        let result = self.build_indexes(connect, observer, stop, &mut figures.built).await;
+        let mut tries = self.connector.retry.tries();
+        let result = loop {
+            // What is built already is left as it is.
+            let Err(error) = self.build_indexes(observer, &mut figures.built).await else { break Ok(()) };
+            if let Err(error) = tries.pause(error, &self.connector.stop).await {
+                break Err(error);
+            }
+        };
         observer.indexed(result.is_ok());
         figures.index_time = building.elapsed();
         result

@@ -9,6 +9,7 @@
 //! Bytes in flight are bounded by two budgets: one for what lanes read, one for encoded rows from the
 //! partitioner until their commit. A queue's length bounds how far stages run apart, never memory.
 
+mod control;
 pub mod counters;
 pub mod feed;
 mod finish;
@@ -22,44 +23,42 @@ pub mod opened;
 pub mod plan;
 pub mod preflight;
 mod reading;
+pub mod retry;
+pub mod steady;
 pub mod stop;
 pub mod verdict;
+pub mod writing;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 use std::thread;
-use std::time::{Duration, Instant};
 
+use futures::future::OptionFuture;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::mpsc::channel;
 
+use self::control::Control;
 use self::counters::Counters;
 use self::feed::{Extents, FeedSource, Feeder};
 use self::ids::IdPool;
 use self::lane::LaneContext;
 use self::plan::LoadPlan;
+use self::steady::{Connector, Steady};
 use self::stop::Stop;
 use self::verdict::RejectLimit;
+use self::writing::{BlockNumbers, BlockWriter, write_rejects};
 use crate::error::{Context, Error, Result};
-use crate::ledger::blocks::{BlockLedger, Run};
+use crate::ledger::blocks::Run;
 use crate::ledger::coverage::Coverage;
-use crate::ledger::rejects::{self, RejectSlice};
+use crate::ledger::rejects::RejectSlice;
 use crate::memory::Budget;
 use crate::partition::{HeldBlock, OpenBlocks, Partitioner, Partitions};
-use crate::postgres::{ConnectSettings, Session, SessionOptions};
+use crate::postgres::watch::Watched;
 use crate::route::Endpoint;
-use crate::writer::{TRANSACTION_TIMEOUT, Writer};
-
-/// A block in hand is given so long to commit when the load stops; with an HNSW index present it could take
-/// minutes, and is then rolled back.
-const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// Slices of rejects on their way to the ledger; a slice is at most a batch.
 const REJECT_QUEUE: usize = 16;
-
-/// Rejects recorded in one transaction.
-const REJECTS_PER_TRANSACTION: usize = 1000;
 
 /// How `--memory` is divided.
 #[derive(Debug, Clone)]
@@ -88,8 +87,12 @@ pub struct Attempt {
     pub limit: Arc<RejectLimit>,
     /// The books.
     pub counters: Arc<Counters>,
-    /// The way to the server.
-    pub connect: ConnectSettings,
+    /// Whether commits may become durable later.
+    pub asynchronous: bool,
+    /// Numbers of its blocks.
+    pub numbers: Arc<BlockNumbers>,
+    /// How its sessions are opened.
+    pub connector: Connector,
 }
 
 impl Attempt {
@@ -102,48 +105,64 @@ impl Attempt {
         }
     }
 
-    /// Runs the attempt to its end. `stop` is the way to end it early, from outside as from inside.
-    pub async fn execute(self, stop: Arc<Stop>, budgets: Budgets) -> Result<()> {
+    /// Runs the attempt to its end, watched by the control session. The connector's `stop` is the way to end it early,
+    /// from outside as from inside.
+    async fn execute(self, budgets: Budgets, control: &Control) -> Result<()> {
+        let stop = Arc::clone(&self.connector.stop);
         let (endpoint, _) = Endpoint::of(&self.plan.target, &self.plan.copy_columns);
-        let label = format!("vecload load {}", self.run.load_id);
-
         let source_ids: Arc<[i64]> = self.sources.iter().map(|source| source.source_id).collect();
         // Writers first: nothing is read before there is somewhere for it to go.
         let writer_count = self.plan.settings.writers;
+        let mut watched: Vec<Arc<Watched>> = Vec::new();
+        let mut watch = |name: String| {
+            let entry = Watched::new(name);
+            watched.push(Arc::clone(&entry));
+            entry
+        };
         let mut writers = Vec::with_capacity(writer_count);
         for number in 1..=writer_count {
-            let session = self.session(&format!("{label} writer {number}")).await?;
-            let ledger = BlockLedger::prepare(&session, self.run, Arc::clone(&source_ids)).await?;
-            writers.push(Writer::prepare(session, endpoint.clone(), ledger).await?);
+            let mut writer = BlockWriter {
+                connector: self.connector.clone(),
+                endpoint: endpoint.clone(),
+                run: self.run,
+                source_ids: Arc::clone(&source_ids),
+                asynchronous: self.asynchronous,
+                watched: watch(format!("writer {number}")),
+                numbers: Arc::clone(&self.numbers),
+                counters: Arc::clone(&self.counters),
+                writer: None,
+                unsettled: None,
+            };
+            writer.open().await?;
+            writers.push(writer);
         }
-        let ids = self.start_ids(&label).await?;
-        let reject_session = self.session(&format!("{label} rejects")).await?;
+        let steady = |watched: Arc<Watched>| Steady::open(self.connector.clone(), watched);
+        let (ids, filling) = match &self.plan.ids {
+            Some(ids) => {
+                let session = steady(watch("ids".into())).await?;
+                let rows = self.plan.rows().unwrap_or(u64::MAX);
+                let (pool, filling) = IdPool::new(session, ids.sequence.clone(), ids.width, rows);
+                (Some(pool), Some(filling))
+            }
+            None => (None, None),
+        };
+        let reject_session = steady(watch("rejects".into())).await?;
+        let units_session = match self.plan.sources.iter().any(|source| source.extent().is_none()) {
+            true => Some(Mutex::new(steady(watch("units".into())).await?)),
+            false => None,
+        };
 
         let (block_sender, block_receiver) = channel::<HeldBlock>(2 * writer_count);
         let (reject_sender, reject_receiver) = channel::<RejectSlice>(REJECT_QUEUE);
         let block_receiver = Arc::new(Mutex::new(block_receiver));
-        let block_numbers = Arc::new(AtomicI32::new(0));
         let mut tasks = Vec::with_capacity(writer_count + 1);
         for writer in writers {
-            let (blocks, numbers) = (Arc::clone(&block_receiver), Arc::clone(&block_numbers));
-            let (counters, stop) = (Arc::clone(&self.counters), Arc::clone(&stop));
-            tasks.push(tokio::spawn(write_blocks(writer, blocks, numbers, counters, stop)));
+            tasks.push(tokio::spawn(writer.run(Arc::clone(&block_receiver))));
         }
-        let load_id = self.run.load_id;
-        tasks.push(tokio::spawn(write_rejects(
-            reject_session,
-            load_id,
-            source_ids,
-            reject_receiver,
-            Arc::clone(&stop),
-        )));
+        let rejects = write_rejects(reject_session, self.run, source_ids, reject_receiver, Arc::clone(&stop));
         // Only writers hold the receiver now: when the last has gone, lanes notice.
         drop(block_receiver);
 
-        let units_session = match self.plan.sources.iter().any(|source| source.extent().is_none()) {
-            true => Some(self.session(&format!("{label} units")).await?),
-            false => None,
-        };
         let (work_sender, work) = crossbeam_channel::bounded(self.plan.settings.lanes);
         let feeder = Feeder {
             plan: Arc::clone(&self.plan),
@@ -185,41 +204,31 @@ impl Attempt {
         let mut lanes = spawn_lanes(&context, self.plan.settings.lanes)?;
         lanes.push(spawn_feeder(feeder)?);
         drop(context);
-        join_lanes(lanes, &stop).await?;
-
-        // What the lanes left in open blocks goes last.
-        while !stop.is_stopping() {
-            let Some(block) = open.take_fullest() else { break };
-            if block_sender.send(block).await.is_err() {
-                break;
+        let work = async {
+            join_lanes(lanes, &stop).await?;
+            // What the lanes left in open blocks goes last.
+            while !stop.is_stopping() {
+                let Some(block) = open.take_fullest() else { break };
+                if block_sender.send(block).await.is_err() {
+                    break;
+                }
             }
-        }
-        drop(block_sender);
-        drop(open);
-        for task in tasks {
-            if let Err(panic) = task.await {
-                stop.because(Error::bug("a writer panicked").because(panic));
+            drop(block_sender);
+            drop(open);
+            for task in tasks {
+                if let Err(panic) = task.await {
+                    stop.because(Error::bug("a writer panicked").because(panic));
+                }
             }
-        }
+            Ok(())
+        };
+        let filling = OptionFuture::from(filling);
+        let (worked, ..) = control.keep_while(&watched, async { tokio::join!(work, rejects, filling) }).await;
+        worked?;
         match stop.take() {
             Some(error) => Err(error),
             None => Ok(()),
         }
-    }
-
-    async fn start_ids(&self, label: &str) -> Result<Option<Arc<IdPool>>> {
-        let Some(ids) = &self.plan.ids else { return Ok(None) };
-        let session = self.session(&format!("{label} ids")).await?;
-        let rows = self.plan.rows().unwrap_or(u64::MAX);
-        Ok(Some(IdPool::start(session, ids.sequence.clone(), ids.width, rows)))
-    }
-
-    async fn session(&self, name: &str) -> Result<Session> {
-        let options = SessionOptions {
-            application_name: Some(name.into()),
-            transaction_timeout: Some(TRANSACTION_TIMEOUT),
-        };
-        self.connect.connect(&options).await.map_err(|error| error.with_kind(crate::error::Kind::Failed))
     }
 }
 
@@ -259,71 +268,4 @@ async fn join_lanes(lanes: Vec<thread::JoinHandle<()>>, stop: &Arc<Stop>) -> Res
         }
     });
     joined.await.map_err(|error| Error::bug("wait for the lanes").because(error))
-}
-
-async fn write_blocks(
-    mut writer: Writer,
-    blocks: Arc<Mutex<Receiver<HeldBlock>>>,
-    numbers: Arc<AtomicI32>,
-    counters: Arc<Counters>,
-    stop: Arc<Stop>,
-) {
-    loop {
-        let waiting = Instant::now();
-        let next = async { blocks.lock().await.recv().await };
-        // A block in hand is finished; one still in the queue when the load stops is left to the next run.
-        let block = tokio::select! {
-            biased;
-            () = stop.stopping() => None,
-            block = next => block,
-        };
-        counters.write.waited(waiting.elapsed());
-        let Some(HeldBlock { block, held }) = block else {
-            break;
-        };
-        let canceller = writer.canceller();
-        let give_up = async {
-            stop.stopping().await;
-            tokio::time::sleep(STOP_GRACE).await;
-            if let Err(error) = canceller.cancel().await {
-                tracing::debug!("cancel a writer: {error}");
-            }
-            std::future::pending::<std::convert::Infallible>().await
-        };
-        let written = tokio::select! {
-            written = writer.write(&block, &numbers) => written,
-            never = give_up => match never {},
-        };
-        match written {
-            Ok(committed) => counters.write.worked(block.rows, block.bytes as u64, committed.busy),
-            Err(error) => {
-                stop.because(error);
-                break;
-            }
-        }
-        drop((block, held));
-    }
-    writer.close().await;
-}
-
-async fn write_rejects(
-    mut session: Session,
-    load_id: i64,
-    source_ids: Arc<[i64]>,
-    mut slices: Receiver<RejectSlice>,
-    stop: Arc<Stop>,
-) {
-    // Until the lanes have gone, even when the load is stopping: a reject that was found is kept.
-    while let Some(first) = slices.recv().await {
-        let mut pending = vec![first];
-        while pending.iter().map(|slice| slice.rejects.len()).sum::<usize>() < REJECTS_PER_TRANSACTION {
-            let Ok(slice) = slices.try_recv() else { break };
-            pending.push(slice);
-        }
-        if let Err(error) = rejects::record(&mut session, load_id, &source_ids, &pending).await {
-            stop.because(error);
-            break;
-        }
-    }
-    session.close().await;
 }

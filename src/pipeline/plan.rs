@@ -1,6 +1,7 @@
 //! What a load will do: checked, resolved and unchangeable before anything is written.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::verdict::MaxRejects;
 use crate::batch::Batcher;
@@ -76,6 +77,8 @@ pub struct LoadSettings {
     pub max_rejects: MaxRejects,
     /// Only the first so many rows.
     pub limit: Option<u64>,
+    /// How long to try again without success.
+    pub retry_for: Duration,
 }
 
 /// A source that will be read.

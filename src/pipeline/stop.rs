@@ -1,11 +1,11 @@
 //! How a load ends early: the first error decides, and every stage hears of it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::memory::Budget;
 use crate::source::text::Stopping;
 
@@ -27,36 +27,62 @@ impl StopFlag {
     }
 }
 
-/// Shared by all stages of an attempt.
+/// Shared by all stages of a load, from one attempt to the next.
 #[derive(Debug)]
 pub struct Stop {
     stopped: Arc<AtomicBool>,
-    first: Mutex<Option<Error>>,
-    budgets: Vec<Budget>,
+    inner: Mutex<Inner>,
     notify: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Inner {
+    first: Option<Error>,
+    /// The user's will, which no later attempt undoes.
+    is_interrupted: bool,
+    budgets: Vec<Budget>,
+}
+
 impl Stop {
-    /// Nothing has happened yet; stopping closes these budgets, so that nobody waits for memory.
-    pub fn new(budgets: Vec<Budget>, flag: &StopFlag) -> Self {
-        Self { stopped: Arc::clone(&flag.0), first: Mutex::new(None), budgets, notify: Notify::new() }
+    /// Nothing has happened yet.
+    pub fn new(flag: &StopFlag) -> Self {
+        Self { stopped: Arc::clone(&flag.0), inner: Mutex::default(), notify: Notify::new() }
+    }
+
+    /// Begins an attempt with these budgets, which stopping closes, so that nobody waits for memory. What stopped the
+    /// attempt before is forgotten, but for the user.
+    pub fn begin(&self, budgets: Vec<Budget>) {
+        let mut inner = self.lock();
+        if inner.is_interrupted {
+            budgets.iter().for_each(Budget::close);
+        } else {
+            inner.first = None;
+            self.stopped.store(false, Ordering::Release);
+        }
+        inner.budgets = budgets;
     }
 
     /// Stops everything for this reason, unless there was one before.
     pub fn because(&self, error: Error) {
-        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        if first.is_none() {
-            *first = Some(error);
+        let mut inner = self.lock();
+        inner.is_interrupted |= error.kind() == Kind::Interrupted;
+        if inner.first.is_none() {
+            inner.first = Some(error);
         }
-        drop(first);
         self.stopped.store(true, Ordering::Release);
-        self.budgets.iter().for_each(Budget::close);
+        inner.budgets.iter().for_each(Budget::close);
+        drop(inner);
         self.notify.notify_waiters();
     }
 
     /// Whether the load is stopping.
     pub fn is_stopping(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Whether the user has asked for the end.
+    pub fn is_interrupted(&self) -> bool {
+        self.lock().is_interrupted
     }
 
     /// Waits until the load is stopping.
@@ -69,6 +95,10 @@ impl Stop {
 
     /// The reason, once all stages have ended.
     pub fn take(&self) -> Option<Error> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().first.take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

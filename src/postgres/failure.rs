@@ -16,6 +16,8 @@ pub(super) struct Failure {
     pub(super) hint: Option<String>,
     /// The server knows us and says no: asking the next one would not be what the user wants.
     pub(super) is_final: bool,
+    /// The same may succeed later.
+    pub(super) is_transient: bool,
 }
 
 impl Failure {
@@ -23,17 +25,21 @@ impl Failure {
         let (reason, hint) = server_error::reason(error);
         // As libpq: a server that refuses us is an answer; one that is down or full is not.
         let is_final = ServerError::of(error).is_some_and(|server| server.code.starts_with("28"));
-        Self { peer: peer.to_owned(), reason, hint, is_final }
+        let is_transient = server_error::is_transient(error);
+        Self { peer: peer.to_owned(), reason, hint, is_final, is_transient }
     }
 
     /// The host's name led nowhere.
     pub(super) fn look_up(peer: String, reason: String) -> Self {
-        Self { peer, reason, hint: Some(advice::NO_SUCH_HOST.to_owned()), is_final: false }
+        let hint = Some(advice::NO_SUCH_HOST.to_owned());
+        // Name services have their moments too.
+        Self { peer, reason, hint, is_final: false, is_transient: true }
     }
 
     pub(super) fn timed_out(peer: String, limit: Duration) -> Self {
         let hint = advice::for_io(ErrorKind::TimedOut).map(str::to_owned);
-        Self { peer, reason: format!("timed out after {} s", limit.as_secs()), hint, is_final: false }
+        let reason = format!("timed out after {} s", limit.as_secs());
+        Self { peer, reason, hint, is_final: false, is_transient: true }
     }
 
     /// The session, if its server is what `target_session_attrs` asks for.
@@ -53,6 +59,8 @@ impl Failure {
             reason: format!("the server {is}"),
             hint: Some("target_session_attrs asks for another kind of server".to_owned()),
             is_final: false,
+            // A standby may be promoted.
+            is_transient: true,
         })
     }
 
@@ -66,7 +74,10 @@ impl Failure {
                 reasons.push(reason);
             }
         }
-        let error = Error::refused(format!("connect to {place}: {}", reasons.join("; ")));
+        let mut error = Error::refused(format!("connect to {place}: {}", reasons.join("; ")));
+        if failures.iter().any(|failure| failure.is_transient) {
+            error = error.transient();
+        }
         match failures.iter().rev().find_map(|failure| failure.hint.clone()) {
             Some(hint) => error.hint(hint),
             None => error,

@@ -18,10 +18,12 @@ pub mod server_error;
 mod service;
 pub mod session;
 pub mod settings;
+pub mod sqlstate;
 mod tls;
 mod tls_files;
 pub mod types;
 mod verifier;
+pub mod watch;
 
 pub use conninfo::redacted;
 pub use quote::{QualifiedName, quote_ident, quote_literal};

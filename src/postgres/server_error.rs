@@ -6,6 +6,7 @@ use std::io;
 use tokio_postgres::error::{DbError, ErrorPosition};
 
 use super::advice;
+use super::sqlstate::{Reaction, reaction};
 use crate::error::Error;
 
 /// Details and contexts may hold a whole row; a message needs its beginning.
@@ -98,10 +99,26 @@ pub fn pg_error(doing: impl Into<String>, error: tokio_postgres::Error) -> Error
 pub(super) fn pg_error_of(doing: impl Into<String>, error: &tokio_postgres::Error) -> Error {
     let (reason, hint) = reason(error);
     let ours = Error::failed(format!("{}: {reason}", doing.into()));
+    let ours = if is_transient(error) { ours.transient() } else { ours };
     match hint {
         Some(hint) => ours.hint(hint),
         None => ours,
     }
+}
+
+/// Whether the same may succeed later: the server says so by its code, or the way to it broke.
+pub(super) fn is_transient(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        Some(code) => reaction(code.code()) == Reaction::Retry,
+        None => is_lost(error),
+    }
+}
+
+/// Whether the connection is gone, or never came to be, for reasons of the way or of the server's process.
+pub(super) fn is_lost(error: &tokio_postgres::Error) -> bool {
+    let io = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    // A certificate that is refused today is refused tomorrow.
+    error.is_closed() || tls_error(error).is_none() && io.is_some()
 }
 
 /// Why, in our words, and what to do.

@@ -3,8 +3,8 @@
 //! The transaction opens with the block in hand, so no open transaction ever waits for the pipeline.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::SinkExt;
@@ -13,7 +13,9 @@ use tokio_postgres::Statement;
 use crate::copy::{CopyBlock, HEADER, TRAILER};
 use crate::error::{Error, Result};
 use crate::ledger::blocks::BlockLedger;
-use crate::postgres::{Canceller, Session};
+use crate::postgres::sqlstate::{Reaction, reaction};
+use crate::postgres::watch::Watched;
+use crate::postgres::{Canceller, ServerError, Session};
 use crate::route::Endpoint;
 
 /// Bytes per CopyData message. tokio-postgres copies each into a buffer that stays as large as the largest;
@@ -30,52 +32,97 @@ pub struct Writer {
     copy: Statement,
     endpoint: Endpoint,
     ledger: BlockLedger,
+    /// COMMIT was sent for the block in hand.
+    commit_sent: AtomicBool,
 }
 
-/// What a committed block took.
-#[derive(Debug, Clone, Copy)]
-pub struct Committed {
-    /// From BEGIN until COMMIT was answered.
-    pub busy: Duration,
+/// A block that was not acknowledged.
+#[derive(Debug)]
+pub struct WriteFailure {
+    /// What happened.
+    pub error: Error,
+    /// What the server says against the rows, if it does.
+    pub refusal: Option<ServerError>,
+}
+
+impl From<Error> for WriteFailure {
+    fn from(error: Error) -> Self {
+        Self { error, refusal: None }
+    }
 }
 
 impl Writer {
-    /// Prepares a session for an endpoint.
-    pub async fn prepare(session: Session, endpoint: Endpoint, ledger: BlockLedger) -> Result<Self> {
-        // A role or database may have switched it off; what is reported as loaded must survive a crash.
-        let durable = "select set_config('synchronous_commit', 'on', false)
-            where current_setting('synchronous_commit') = 'off'";
+    /// Prepares a session for an endpoint. With `asynchronous` commits, whoever uses the writer sees to it that they
+    /// become durable.
+    pub async fn prepare(
+        session: Session,
+        endpoint: Endpoint,
+        ledger: BlockLedger,
+        asynchronous: bool,
+    ) -> Result<Self> {
+        // A role or database may have switched durable commits off; what is reported as loaded must survive a crash.
+        let commits = match asynchronous {
+            true => "select set_config('synchronous_commit', 'off', false)",
+            false => {
+                "select set_config('synchronous_commit', 'on', false)
+                where current_setting('synchronous_commit') = 'off'"
+            }
+        };
         session
-            .query(durable, &[])
+            .query(commits, &[])
             .await
             .map_err(|error| session.error("set up a writer's session", error))?;
         let copy = session.prepare(&endpoint.copy_sql).await;
         let copy =
             copy.map_err(|error| session.error(format!("prepare COPY into {}", endpoint.table), error))?;
-        Ok(Self { session, copy, endpoint, ledger })
+        Ok(Self { session, copy, endpoint, ledger, commit_sent: AtomicBool::new(false) })
     }
 
-    /// Copies and records one block in one transaction. After an error the transaction is rolled back, or
-    /// its connection is gone and the server rolls back.
-    pub async fn write(&mut self, block: &CopyBlock, numbers: &AtomicI32) -> Result<Committed> {
-        let started = Instant::now();
-        let number = numbers.fetch_add(1, Ordering::Relaxed) + 1;
-        match self.transact(block, number).await {
-            Ok(()) => Ok(Committed { busy: started.elapsed() }),
-            Err(error) => {
-                // The error that is reported is the first; a session that can't roll back is dropped by the caller.
-                if let Err(rollback) = self.session.batch_execute("rollback").await {
-                    tracing::debug!("rollback after a failed block: {rollback}");
-                }
-                Err(error)
-            }
+    /// Copies and records one block under a number of its own in one transaction.
+    ///
+    /// After an error the transaction is rolled back if the session still is; if not, the server rolls back unless
+    /// [`commit_was_sent`](Self::commit_was_sent): then only the ledger knows.
+    pub async fn write(
+        &mut self,
+        block: &CopyBlock,
+        number: i32,
+        watched: &Watched,
+    ) -> Result<(), WriteFailure> {
+        self.commit_sent.store(false, Ordering::Relaxed);
+        let failure = match self.transact(block, number, watched).await {
+            Ok(()) => return Ok(()),
+            Err(failure) => failure,
+        };
+        // The error that is reported is the first; a session that can't roll back is no longer used.
+        if let Err(rollback) = self.session.batch_execute("rollback").await {
+            tracing::debug!("rollback after a failed block: {rollback}");
         }
+        Err(failure)
     }
 
-    async fn transact(&self, block: &CopyBlock, number: i32) -> Result<()> {
+    /// Whether the last block's COMMIT was sent, so that an error leaves it open whether it took place.
+    pub fn commit_was_sent(&self) -> bool {
+        self.commit_sent.load(Ordering::Relaxed)
+    }
+
+    /// Whether the session is gone.
+    pub fn is_lost(&self) -> bool {
+        self.session.is_closed()
+    }
+
+    /// The session, between blocks.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    async fn transact(&self, block: &CopyBlock, number: i32, watched: &Watched) -> Result<(), WriteFailure> {
         let session = &self.session;
         let copying = || format!("COPY a block of {} rows into {}", block.rows, self.endpoint.table);
-        let failed = |error| session.error(copying(), error);
+        let failed = |error: tokio_postgres::Error| WriteFailure {
+            refusal: ServerError::of(&error).filter(|server| reaction(&server.code) == Reaction::Isolate),
+            error: session.error(copying(), error),
+        };
+        watched.beat();
         session.batch_execute("begin").await.map_err(failed)?;
         let sink = session.copy_in::<_, Bytes>(&self.copy).await.map_err(failed)?;
         let mut sink = pin!(sink);
@@ -84,32 +131,35 @@ impl Writer {
         for part in header.chain(block.segments.iter().cloned()).chain(trailer) {
             for start in (0..part.len()).step_by(MESSAGE_BYTES) {
                 let message = part.slice(start..part.len().min(start + MESSAGE_BYTES));
+                watched.beat();
                 // `feed` hands the message over without waiting until it is on the wire.
                 if sink.feed(message).await.is_err() {
                     // The connection task has the server's reason; finishing asks for it.
                     return Err(match sink.finish().await {
                         Err(error) => failed(error),
-                        Ok(_) => Error::failed(format!("{}: the server ended the COPY early", copying())),
+                        Ok(_) => {
+                            Error::failed(format!("{}: the server ended the COPY early", copying())).into()
+                        }
                     });
                 }
             }
         }
         let copied = sink.finish().await.map_err(failed)?;
+        watched.beat();
         if copied != block.rows {
-            return Err(Error::failed(format!("{}: the server took {copied} rows", copying()))
-                .hint(
-                    "a trigger or rule on the table drops rows; disable it for the load, or leave those rows out of \
-                     the source",
-                ));
+            let error = Error::failed(format!("{}: the server took {copied} rows", copying())).hint(
+                "a trigger or rule on the table drops rows; disable it for the load, or leave those rows out of \
+                 the source",
+            );
+            return Err(error.into());
         }
         if self.endpoint.has_deferrable {
             session.batch_execute("set constraints all immediate").await.map_err(failed)?;
         }
         self.ledger.record(session, block, number).await?;
-        session
-            .batch_execute("commit")
-            .await
-            .map_err(|error| session.error(format!("commit {}", copying()), error))
+        watched.beat();
+        self.commit_sent.store(true, Ordering::Relaxed);
+        session.batch_execute("commit").await.map_err(failed)
     }
 
     /// The means to cancel what the writer is doing.

@@ -1,0 +1,192 @@
+//! The control session: it holds the lock that shows that the run is alive, settles what is in doubt, and is the
+//! witness that no commit was lost.
+//!
+//! Commits of writers may be asynchronous: a server that crashes loses the last of them. It ends all sessions in
+//! doing so, this one too. So when this session was lost, each block that was acknowledged until then is looked
+//! for in the ledger; and while it lives, nothing was lost since it was opened.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use super::steady::{Connector, silent};
+use super::writing::BlockNumbers;
+use crate::error::{Error, Result};
+use crate::ledger::blocks::{Run, recorded_blocks};
+use crate::ledger::claim::hold_again;
+use crate::postgres::watch::{Backend, Seen, Watched, look};
+use crate::postgres::{Session, SessionOptions};
+
+/// A session that has said nothing for so long is looked at from another one.
+const SILENT_AFTER: Duration = Duration::from_secs(5);
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// The control session of a load.
+pub(super) struct Control {
+    connector: Connector,
+    watched: Arc<Watched>,
+    inner: Mutex<Inner>,
+    lost_blocks: AtomicBool,
+}
+
+struct Inner {
+    session: Option<Session>,
+    /// The backend of a session that was lost.
+    before: Option<Backend>,
+    run: Option<(Run, Arc<BlockNumbers>)>,
+}
+
+impl Control {
+    /// Takes over the session that has claimed the sources.
+    pub(super) async fn new(connector: Connector, session: Session) -> Result<Self> {
+        let watched = Watched::new("control");
+        watched.set_backend(Some(Backend::of(&session).await?));
+        let inner = Mutex::new(Inner { session: Some(session), before: None, run: None });
+        Ok(Self { connector, watched, inner, lost_blocks: AtomicBool::new(false) })
+    }
+
+    /// From here on the session stands for this run.
+    pub(super) async fn stand_for(&self, run: Run, numbers: Arc<BlockNumbers>) {
+        self.inner.lock().await.run = Some((run, numbers));
+        self.lost_blocks.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether acknowledged blocks are gone, so that only a new attempt can bring them back.
+    pub(super) fn has_lost_blocks(&self) -> bool {
+        self.lost_blocks.load(Ordering::Relaxed)
+    }
+
+    /// Works over the session until it succeeds, fails for good, or time is up; the work may be done twice.
+    pub(super) async fn run<T>(&self, mut work: impl AsyncFnMut(&mut Session) -> Result<T>) -> Result<T> {
+        let mut inner = self.inner.lock().await;
+        let retry = self.connector.retry.clone();
+        let mut tries = retry.tries();
+        let mut was_open = inner.session.is_some();
+        loop {
+            let backend = self.watched.backend();
+            let outcome = tokio::select! {
+                outcome = self.attempt(&mut inner, &mut work) => outcome,
+                () = self.falls_silent() => Err(silent(&self.watched)),
+            };
+            let error = match outcome {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            if error.is_transient() {
+                inner.session = None;
+                inner.before = backend.or(inner.before.take());
+                self.watched.set_backend(None);
+            }
+            // It may have been lost long ago; that is no reason to wait.
+            if !(std::mem::replace(&mut was_open, false) && error.is_transient()) {
+                tries.pause(error, &self.connector.stop).await?;
+            }
+        }
+    }
+
+    async fn attempt<T>(
+        &self,
+        inner: &mut Inner,
+        work: &mut impl AsyncFnMut(&mut Session) -> Result<T>,
+    ) -> Result<T> {
+        let session = match inner.session.take() {
+            // Back in its place before the work: a look that is cut off must not take it along.
+            Some(session) => session,
+            None => self.reopen(inner).await?,
+        };
+        work(inner.session.insert(session)).await
+    }
+
+    /// Opens the session again: the old one is ended, the lock taken again, the fence checked, and what was
+    /// acknowledged looked for.
+    async fn reopen(&self, inner: &mut Inner) -> Result<Session> {
+        let session = self.connector.open(&self.watched).await?;
+        if let Some(before) = &inner.before {
+            before.end(&session).await?;
+            inner.before = None;
+        }
+        let Some((run, numbers)) = &inner.run else { return Ok(session) };
+        hold_again(&session, run).await?;
+        let acknowledged = numbers.acknowledged();
+        let recorded = recorded_blocks(&session, run).await?;
+        let lost = acknowledged.difference(&recorded).count();
+        if lost > 0 {
+            self.lost_blocks.store(true, Ordering::Relaxed);
+            return Err(Error::failed(format!(
+                "the server has restarted without {lost} of {} blocks that it had acknowledged",
+                acknowledged.len()
+            ))
+            .hint("run the same command again: it goes on from what is in the table"));
+        }
+        Ok(session)
+    }
+
+    /// Ends when this session is seen to wait for us while we wait for it, from a session opened for the look.
+    async fn falls_silent(&self) {
+        let options =
+            SessionOptions { application_name: Some("vecload look".into()), transaction_timeout: None };
+        let mut is_suspect = false;
+        loop {
+            tokio::time::sleep(if is_suspect { LOOK_EVERY } else { SILENT_AFTER }).await;
+            let Some(backend) = self.watched.backend() else { continue };
+            let looked = async {
+                let session = self.connector.connect.connect(&options).await?;
+                let seen = look(&session, std::slice::from_ref(&backend)).await;
+                session.close().await;
+                seen
+            };
+            // A server that can't be asked is found out by the session itself, or the next look.
+            let Ok(Ok(seen)) = tokio::time::timeout(SILENT_AFTER, looked).await else { continue };
+            match seen.first() {
+                Some(Seen::Gone) => return,
+                Some(Seen::WaitsForUs) if is_suspect => return,
+                other => is_suspect = other == Some(&Seen::WaitsForUs),
+            }
+        }
+    }
+
+    /// Works, and watches the sessions of an attempt meanwhile: one that is silent is judged by its backend's state.
+    /// Keeps itself alive by it: a lock that was lost unnoticed would let another run take the load over.
+    pub(super) async fn keep_while<T>(&self, watched: &[Arc<Watched>], work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let stop = &self.connector.stop;
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(LOOK_EVERY), if !stop.is_stopping() => {}
+            }
+            let looked = tokio::select! {
+                done = &mut work => return done,
+                looked = self.look_at(watched) => looked,
+            };
+            if let Err(error) = looked {
+                stop.because(error);
+            }
+        }
+    }
+
+    async fn look_at(&self, watched: &[Arc<Watched>]) -> Result<()> {
+        let silent: Vec<(&Arc<Watched>, Backend)> =
+            watched.iter().filter_map(|one| Some((one, one.silent_for(SILENT_AFTER)?))).collect();
+        let backends: Vec<Backend> = silent.iter().map(|(_, backend)| backend.clone()).collect();
+        let seen = self.run(async |session| look(session, &backends).await).await?;
+        for ((one, backend), seen) in silent.iter().zip(seen) {
+            if one.judge(seen) {
+                tracing::info!("{} (server process {}) has fallen silent", one.name, backend.pid);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says goodbye.
+    pub(super) async fn close(self) {
+        if let Some(session) = self.inner.into_inner().session {
+            session.close().await;
+        }
+    }
+}

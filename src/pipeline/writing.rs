@@ -1,0 +1,226 @@
+//! Writers at work: blocks from the queue into the table, each until it is in for certain.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex as QueueMutex;
+use tokio::sync::mpsc::Receiver;
+
+use super::counters::Counters;
+use super::steady::{Connector, Steady, silent};
+use super::stop::Stop;
+use crate::copy::CopyBlock;
+use crate::error::Result;
+use crate::ledger::blocks::{BlockLedger, Run, is_recorded};
+use crate::ledger::rejects::{self, RejectSlice};
+use crate::partition::HeldBlock;
+use crate::postgres::watch::{Backend, Watched};
+use crate::route::Endpoint;
+use crate::writer::{WriteFailure, Writer};
+
+/// A block in hand is given so long to commit when the load stops; with an HNSW index present it could take
+/// minutes, and is then rolled back.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Rejects recorded in one transaction.
+const REJECTS_PER_TRANSACTION: usize = 1000;
+
+/// Numbers of blocks of an attempt: those given out, and those whose commit was acknowledged.
+#[derive(Debug, Default)]
+pub struct BlockNumbers {
+    last: AtomicI32,
+    acknowledged: Mutex<BTreeSet<i32>>,
+}
+
+impl BlockNumbers {
+    fn next(&self) -> i32 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn acknowledge(&self, number: i32) {
+        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
+    }
+
+    /// Blocks whose commit the server has acknowledged so far.
+    pub fn acknowledged(&self) -> BTreeSet<i32> {
+        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A writer that outlives its connections.
+pub struct BlockWriter {
+    /// How sessions are opened.
+    pub connector: Connector,
+    /// Where blocks go.
+    pub endpoint: Endpoint,
+    /// What they are recorded under.
+    pub run: Run,
+    /// Ledger ids of the plan's sources.
+    pub source_ids: Arc<[i64]>,
+    /// Whether commits may become durable later.
+    pub asynchronous: bool,
+    /// Its entry among those that are watched.
+    pub watched: Arc<Watched>,
+    /// Numbers for blocks.
+    pub numbers: Arc<BlockNumbers>,
+    /// The books.
+    pub counters: Arc<Counters>,
+    /// The session, while there is one.
+    pub writer: Option<Writer>,
+    /// The backend of the session before, and the block whose COMMIT it was sent: to be settled before anything else.
+    pub unsettled: Option<(Backend, Option<i32>)>,
+}
+
+impl BlockWriter {
+    /// Opens its session, so that a load which can't write reads nothing.
+    pub async fn open(&mut self) -> Result<()> {
+        let retry = self.connector.retry.clone();
+        let mut tries = retry.tries();
+        while let Err(error) = self.reopen().await {
+            tries.pause(error, &self.connector.stop).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes blocks until there are none or the load stops.
+    pub async fn run(mut self, blocks: Arc<QueueMutex<Receiver<HeldBlock>>>) {
+        let stop = Arc::clone(&self.connector.stop);
+        loop {
+            let waiting = Instant::now();
+            let next = async { blocks.lock().await.recv().await };
+            // A block in hand is finished; one still in the queue when the load stops is left to the next run.
+            let block = tokio::select! {
+                biased;
+                () = stop.stopping() => None,
+                block = next => block,
+            };
+            self.counters.write.waited(waiting.elapsed());
+            let Some(HeldBlock { block, held }) = block else { break };
+            let started = Instant::now();
+            match self.persist(&block).await {
+                Ok(()) => {
+                    self.counters.write.worked(block.rows, block.bytes as u64, started.elapsed());
+                    self.connector.retry.progress();
+                }
+                Err(error) => {
+                    stop.because(error);
+                    break;
+                }
+            }
+            drop((block, held));
+        }
+        self.watched.set_backend(None);
+        if let Some(writer) = self.writer {
+            writer.close().await;
+        }
+    }
+
+    /// Writes a block, over as many connections as it takes, until it is committed for certain.
+    async fn persist(&mut self, block: &CopyBlock) -> Result<()> {
+        let retry = self.connector.retry.clone();
+        let mut tries = retry.tries();
+        loop {
+            let tried = match self.reopen().await {
+                // The commit that was not answered has taken place.
+                Ok(true) => return Ok(()),
+                Ok(false) => self.write_once(block).await,
+                Err(error) => Err(error.into()),
+            };
+            let Err(failure) = tried else { return Ok(()) };
+            tries.pause(failure.error, &self.connector.stop).await?;
+        }
+    }
+
+    /// Writes a block once; afterwards the session is fit for use, or put aside to be settled.
+    async fn write_once(&mut self, block: &CopyBlock) -> Result<(), WriteFailure> {
+        let number = self.numbers.next();
+        let Some(writer) = &mut self.writer else {
+            return Err(crate::error::Error::bug("a block is to be written without a session").into());
+        };
+        let (stop, canceller) = (Arc::clone(&self.connector.stop), writer.canceller());
+        let give_up = async {
+            stop.stopping().await;
+            tokio::time::sleep(STOP_GRACE).await;
+            if let Err(error) = canceller.cancel().await {
+                tracing::debug!("cancel a writer: {error}");
+            }
+            // A server that doesn't answer the request either is left alone: it rolls back by itself.
+            tokio::time::sleep(STOP_GRACE).await;
+        };
+        let mut is_silent = true;
+        let outcome = tokio::select! {
+            outcome = writer.write(block, number, &self.watched) => {
+                is_silent = false;
+                outcome
+            }
+            () = self.watched.lost() => Err(silent(&self.watched).into()),
+            () = give_up => Err(silent(&self.watched).into()),
+        };
+        self.watched.rest();
+        let Err(failure) = outcome else {
+            self.numbers.acknowledge(number);
+            return Ok(());
+        };
+        // What the server says against a row, it says in rolling back.
+        let is_unknown = writer.commit_was_sent() && failure.refusal.is_none();
+        if is_silent || is_unknown || writer.is_lost() {
+            let backend = self.watched.backend();
+            self.unsettled = backend.map(|backend| (backend, is_unknown.then_some(number)));
+            self.watched.set_backend(None);
+            self.writer = None;
+        }
+        Err(failure)
+    }
+
+    /// Opens a session if there is none, and settles what the one before has left open. Tells whether a block whose
+    /// commit was not answered is in the table.
+    async fn reopen(&mut self) -> Result<bool> {
+        if self.writer.is_some() {
+            return Ok(false);
+        }
+        let session = self.connector.open(&self.watched).await?;
+        let mut is_committed = false;
+        if let Some((backend, number)) = &self.unsettled {
+            // First the old backend: what it was sent, it may do even now.
+            backend.end(&session).await?;
+            if let Some(number) = number {
+                is_committed = is_recorded(&session, &self.run, *number).await?;
+                let fate = if is_committed { "took place" } else { "did not take place" };
+                tracing::info!("block {number}: its commit, which was not answered, {fate}");
+                if is_committed {
+                    self.numbers.acknowledge(*number);
+                }
+            }
+            self.unsettled = None;
+        }
+        let ledger = BlockLedger::prepare(&session, self.run, Arc::clone(&self.source_ids)).await?;
+        self.writer = Some(Writer::prepare(session, self.endpoint.clone(), ledger, self.asynchronous).await?);
+        Ok(is_committed)
+    }
+}
+
+/// Records rejects until the lanes have gone, even when the load is stopping: a reject that was found is kept.
+pub async fn write_rejects(
+    mut steady: Steady,
+    run: Run,
+    source_ids: Arc<[i64]>,
+    mut slices: Receiver<RejectSlice>,
+    stop: Arc<Stop>,
+) {
+    while let Some(first) = slices.recv().await {
+        let mut pending = vec![first];
+        while pending.iter().map(|slice| slice.rejects.len()).sum::<usize>() < REJECTS_PER_TRANSACTION {
+            let Ok(slice) = slices.try_recv() else { break };
+            pending.push(slice);
+        }
+        let recorded =
+            steady.run(async |session| rejects::record(session, &run, &source_ids, &pending).await).await;
+        if let Err(error) = recorded {
+            stop.because(error);
+            break;
+        }
+    }
+    steady.close().await;
+}

@@ -1,0 +1,149 @@
+//! What each session of an attempt is doing, so that a silent one can be judged from outside.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio_postgres::Client;
+
+use super::{Session, pg_error};
+use crate::error::Result;
+
+/// A backend: its process number can be given out again, its start can't.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// Process number.
+    pub pid: i32,
+    /// When it started, as the server writes it.
+    pub started: String,
+}
+
+impl Backend {
+    /// The backend of a session.
+    pub async fn of(session: &Session) -> Result<Self> {
+        let sql = "select backend_start::text from pg_stat_activity where pid = pg_backend_pid()";
+        let row = session.query_one(sql, &[]).await;
+        let row = row.map_err(|error| session.error("look up a session's backend", error))?;
+        Ok(Self { pid: session.backend_pid(), started: row.get(0) })
+    }
+
+    /// Ends the backend, and waits until it is gone: from then on nothing that it was told can happen any more.
+    pub async fn end(&self, client: &Client) -> Result<()> {
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity
+            where pid = $1 and backend_start = $2::text::timestamptz";
+        loop {
+            let rows = client.query(end, &[&self.pid, &self.started]).await;
+            if rows.map_err(|error| pg_error("end a session that was lost", error))?.is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// One session under watch.
+#[derive(Debug)]
+pub struct Watched {
+    /// Name in messages.
+    pub name: String,
+    state: Mutex<State>,
+    lost: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    backend: Option<Backend>,
+    /// Last sign of life while it has something to do.
+    working_since: Option<Instant>,
+    /// It was seen waiting for us while we wait for it.
+    is_suspect: bool,
+}
+
+impl Watched {
+    /// A session that isn't open yet.
+    pub fn new(name: impl Into<String>) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), state: Mutex::default(), lost: Notify::new() })
+    }
+
+    /// The session is open, on this backend; or it isn't.
+    pub fn set_backend(&self, backend: Option<Backend>) {
+        *self.lock() = State { backend, ..State::default() };
+    }
+
+    /// The backend, while the session is open.
+    pub fn backend(&self) -> Option<Backend> {
+        self.lock().backend.clone()
+    }
+
+    /// Something was sent or answered; the session has more to do.
+    pub fn beat(&self) {
+        let mut state = self.lock();
+        state.working_since = Some(Instant::now());
+        state.is_suspect = false;
+    }
+
+    /// The session has nothing to do.
+    pub fn rest(&self) {
+        let mut state = self.lock();
+        state.working_since = None;
+        state.is_suspect = false;
+    }
+
+    /// Waits until the session is found to be lost.
+    pub async fn lost(&self) {
+        self.lost.notified().await;
+    }
+
+    /// The backend, if the session has been silent for so long while it has something to do.
+    pub fn silent_for(&self, least: Duration) -> Option<Backend> {
+        let state = self.lock();
+        state.working_since.filter(|since| since.elapsed() >= least).and(state.backend.clone())
+    }
+
+    /// What the backend was seen doing: gone, waiting for us, or at work. Seen waiting for us twice without a
+    /// sign of life in between, what we sent or what it answered is lost on the way.
+    pub fn judge(&self, seen: Seen) -> bool {
+        let mut state = self.lock();
+        let is_lost = seen == Seen::Gone || seen == Seen::WaitsForUs && state.is_suspect;
+        state.is_suspect = seen == Seen::WaitsForUs;
+        if is_lost {
+            self.lost.notify_one();
+        }
+        is_lost
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a backend does, seen from another session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// It is no more.
+    Gone,
+    /// It waits for its client.
+    WaitsForUs,
+    /// It works, or waits for something of the server's.
+    Works,
+}
+
+/// Looks at backends from another session.
+pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
+    let pids: Vec<i32> = backends.iter().map(|backend| backend.pid).collect();
+    let sql = "select pid, backend_start::text, coalesce(wait_event_type = 'Client', false)
+        from pg_stat_activity where pid = any($1)";
+    let rows = client.query(sql, &[&pids]).await;
+    let rows = rows.map_err(|error| pg_error("look at the sessions of the load", error))?;
+    let seen = |backend: &Backend| {
+        let row = rows
+            .iter()
+            .find(|row| row.get::<_, i32>(0) == backend.pid && row.get::<_, &str>(1) == backend.started);
+        match row.map(|row| row.get(2)) {
+            None => Seen::Gone,
+            Some(true) => Seen::WaitsForUs,
+            Some(false) => Seen::Works,
+        }
+    };
+    Ok(backends.iter().map(seen).collect())
+}
