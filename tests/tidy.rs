@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("postgres", "error"),
     ("source", "batch error memory"),
     ("batch", "copy error partition postgres source"),
-    ("partition", "batch copy error memory"),
+    ("partition", "batch copy error memory source"),
     ("route", "postgres"),
     ("index", "error postgres"),
     ("ledger", "batch copy error index postgres source"),

@@ -11,12 +11,14 @@ pub mod reject;
 pub mod text;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use self::cells::Cells;
 use self::convert::{ColumnRejects, Converter};
 use self::embedding::Elements;
 use self::reject::{Reason, Reject, excerpt};
 use crate::error::{Error, Result};
+use crate::source::text::Position;
 use crate::source::{Origin, SourceBatch};
 
 /// Rows that are ready to be encoded.
@@ -36,6 +38,8 @@ pub struct ChunkBatch {
     pub embeddings: Vec<f32>,
     /// Rejected rows, ascending.
     pub rejects: Vec<Reject>,
+    /// Where each row of the source batch begins, in sources of text; else empty.
+    pub positions: Arc<[Position]>,
     /// Accepted rows whose embedding is all zeros.
     pub zero_vectors: u64,
 }
@@ -172,6 +176,7 @@ impl Batcher {
             dim,
             embeddings: embeddings.values,
             rejects,
+            positions: positions.into(),
             zero_vectors,
         })
     }

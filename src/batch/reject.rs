@@ -46,6 +46,8 @@ pub enum Reason {
     Value(String),
     /// A record that can't be taken apart.
     Record(String),
+    /// A row that only the server refuses, with what it says: a constraint, a trigger.
+    Server(String),
 }
 
 impl Reason {
@@ -66,6 +68,7 @@ impl Reason {
             Self::Json(_) => "json",
             Self::Value(_) => "value",
             Self::Record(_) => "malformed_record",
+            Self::Server(_) => "refused_by_server",
         }
     }
 }
@@ -86,7 +89,7 @@ impl fmt::Display for Reason {
             Self::NulByte => f.write_str("text holds a NUL byte, which PostgreSQL can't store"),
             Self::InvalidUtf8 => f.write_str("text is not valid UTF-8"),
             Self::Json(why) => write!(f, "jsonb would refuse it: {why}"),
-            Self::Value(why) => f.write_str(why),
+            Self::Value(why) | Self::Server(why) => f.write_str(why),
             Self::Record(why) => write!(f, "malformed record: {why}"),
         }
     }

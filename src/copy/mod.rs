@@ -8,6 +8,8 @@ mod numeric;
 mod scalar;
 mod vector;
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 pub use numeric::{NumericRefusal, put_numeric};
@@ -67,6 +69,17 @@ pub struct IdRange {
     pub last: i64,
 }
 
+/// A row of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceRow {
+    /// Index of the source in the plan.
+    pub source: usize,
+    /// Unit of the source.
+    pub unit: u32,
+    /// Row within the unit, from 0.
+    pub row: u64,
+}
+
 /// The encoded rows of one batch for one partition.
 #[derive(Debug)]
 pub struct Segment {
@@ -110,6 +123,53 @@ impl CopyBlock {
         }
     }
 
+    /// The tuples, one by one, in sending order.
+    pub fn tuples(&self) -> Vec<Bytes> {
+        let ends = |segment: &Bytes| {
+            let mut start = 0;
+            let segment = segment.clone();
+            std::iter::from_fn(move || {
+                let end = start + tuple_bytes(segment.get(start..)?)?;
+                let tuple = segment.slice(start..end);
+                start = end;
+                Some(tuple)
+            })
+        };
+        self.segments.iter().flat_map(ends).collect()
+    }
+
+    /// Takes tuples out, by their number in sending order, each with the source's row that it came from: the slices
+    /// then say fewer rows of the same ranges.
+    pub fn remove(&mut self, removed: &BTreeMap<usize, SourceRow>) {
+        let mut number = 0;
+        let mut kept = Vec::with_capacity(self.segments.len() + removed.len());
+        for segment in &self.segments {
+            let (mut start, mut from) = (0, 0);
+            while let Some(bytes) = tuple_bytes(&segment[start..]) {
+                if removed.contains_key(&number) {
+                    kept.push(segment.slice(from..start));
+                    self.bytes -= bytes;
+                    self.rows -= 1;
+                    from = start + bytes;
+                }
+                start += bytes;
+                number += 1;
+            }
+            kept.push(segment.slice(from..));
+        }
+        kept.retain(|segment| !segment.is_empty());
+        self.segments = kept;
+        for row in removed.values() {
+            let of = |slice: &&mut Slice| {
+                (slice.source, slice.unit) == (row.source, row.unit)
+                    && (slice.first_row..=slice.last_row).contains(&row.row)
+            };
+            if let Some(slice) = self.slices.iter_mut().find(of) {
+                slice.rows -= 1;
+            }
+        }
+    }
+
     /// Hash over the tuples in sending order, kept in the ledger.
     pub fn checksum(&self) -> i64 {
         let mut hasher = xxhash_rust::xxh3::Xxh3::new();
@@ -120,9 +180,40 @@ impl CopyBlock {
     }
 }
 
+/// Bytes of the first tuple, or `None` at the end.
+fn tuple_bytes(tuples: &[u8]) -> Option<usize> {
+    let fields = u16::from_be_bytes(tuples.first_chunk().copied()?);
+    let mut bytes = 2;
+    for _ in 0..fields {
+        let length = i32::from_be_bytes(tuples.get(bytes..)?.first_chunk().copied()?);
+        // -1 is null and has no bytes.
+        bytes += 4 + usize::try_from(length).unwrap_or(0);
+    }
+    Some(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tuples_are_told_apart_and_taken_out() {
+        let mut segment = Vec::new();
+        for value in 0..5u8 {
+            segment.extend_from_slice(&2i16.to_be_bytes());
+            put_null(&mut segment);
+            put_value(&mut segment, &[], &vec![value; usize::from(value)]);
+        }
+        let mut block = CopyBlock::default();
+        block.push(Segment { tuples: segment.into(), slice: slice(10, 14), ids: Vec::new() });
+        let tuples = block.tuples();
+        assert_eq!(tuples.iter().map(Bytes::len).collect::<Vec<_>>(), [10, 11, 12, 13, 14]);
+        let row = |row| SourceRow { source: 0, unit: 0, row };
+        block.remove(&BTreeMap::from([(0, row(10)), (3, row(13))]));
+        assert_eq!(block.tuples(), [&tuples[1], &tuples[2], &tuples[4]]);
+        assert_eq!((block.rows, block.bytes, block.slices[0].rows), (3, 37, 3));
+        assert_eq!((block.slices[0].first_row, block.slices[0].last_row), (10, 14));
+    }
 
     fn slice(first_row: u64, last_row: u64) -> Slice {
         let rows = last_row - first_row + 1;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::{Client, GenericClient, Statement};
 
+use super::rejects::{RefusedRow, record_refused};
 use crate::copy::CopyBlock;
 use crate::error::{Error, Result};
 use crate::postgres::pg_error;
@@ -81,14 +82,22 @@ impl BlockLedger {
         })
     }
 
-    /// Checks the fence and records the block; within the transaction that copied its rows.
-    pub async fn record(&self, client: &Client, block: &CopyBlock, number: i32) -> Result<()> {
+    /// Checks the fence, and records the block and the rows that were taken out of it; within the transaction that
+    /// copied its rows.
+    pub async fn record(
+        &self,
+        client: &Client,
+        block: &CopyBlock,
+        rejects: &[RefusedRow],
+        number: i32,
+    ) -> Result<()> {
         let failed = |error| pg_error(format!("record block {number} in the ledger"), error);
         let run = &self.run;
         let fence = client.query_opt(&self.fence, &[&run.load_id, &run.token]).await.map_err(failed)?;
         if !fence.is_some_and(|row| row.get(0)) {
             return Err(run.taken_over());
         }
+        record_refused(client, run, &self.source_ids, rejects).await?;
         let slices = &block.slices;
         let signed = |value: u64| value.cast_signed();
         let source_ids: Vec<i64> = slices.iter().map(|slice| self.source_ids[slice.source]).collect();

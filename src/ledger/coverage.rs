@@ -120,6 +120,7 @@ mod tests {
             dim: 1,
             embeddings: Vec::new(),
             rejects: Vec::new(),
+            positions: Vec::new().into(),
             zero_vectors: 0,
         }
     }

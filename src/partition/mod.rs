@@ -5,16 +5,22 @@
 
 pub mod hash;
 mod open_blocks;
+mod origins;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 pub use open_blocks::{HeldBlock, OpenBlocks};
+pub use origins::Origins;
 
 use crate::batch::{AcceptedRow, ChunkBatch};
-use crate::copy::{IdRange, Segment, Slice, put_halfvec, put_value, put_vector, vector_field_bytes};
+use crate::copy::{
+    IdRange, Segment, Slice, SourceRow, put_halfvec, put_value, put_vector, vector_field_bytes,
+};
 use crate::error::{Error, Result};
+use crate::source::Origin;
 
 /// Hash ranges that cover all hashes, ascending; partition `i` starts at `lows[i]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +170,16 @@ impl Partitioner {
             },
             ids,
         })
+    }
+
+    /// Where the tuples of a share come from.
+    pub fn origins(&self, batch: &ChunkBatch, share: &Share) -> Origins {
+        let Origin { source, unit, first_row } = batch.origin;
+        Origins {
+            first: SourceRow { source, unit, row: first_row },
+            rows: share.rows.iter().map(|row| row.row).collect(),
+            positions: Arc::clone(&batch.positions),
+        }
     }
 
     fn tuple_bytes(&self, batch: &ChunkBatch, row: AcceptedRow) -> usize {

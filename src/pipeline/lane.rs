@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::ledger::coverage::Coverage;
 use crate::ledger::rejects::RejectSlice;
 use crate::memory::{Budget, Denied, Reservation};
-use crate::partition::{HeldBlock, OpenBlocks, Partitioner, Share};
+use crate::partition::{HeldBlock, OpenBlocks, Origins, Partitioner};
 use crate::source::SourceBatch;
 use crate::source::parquet::ParquetFile;
 
@@ -118,12 +118,14 @@ impl LaneContext {
         };
         self.counters.partition.waited(waiting.elapsed());
         for share in shares {
-            let Some(held) = self.reserve_for(&share)? else { break };
+            let origin_bytes = share.rows.len() * Origins::row_bytes(!chunk.positions.is_empty());
+            let Some(held) = self.reserve_for(share.bytes + origin_bytes)? else { break };
             let started = Instant::now();
             let own = cut_ids(&mut ids, share.rows.len() as i64 * i64::from(self.ids.is_some()));
             let segment = self.partitioner.encode(chunk, &share, own)?;
             let bytes = segment.tuples.len() as u64;
-            let sealed = self.open.push(share.partition, segment, held);
+            let origins = self.partitioner.origins(chunk, &share);
+            let sealed = self.open.push(share.partition, segment, origins, held);
             self.counters.partition.worked(share.rows.len() as u64, bytes, busy + started.elapsed());
             busy = Duration::ZERO;
             if let Some(block) = sealed {
@@ -160,11 +162,11 @@ impl LaneContext {
     }
 
     /// Memory for a segment; when it is short, the fullest open block goes out first.
-    fn reserve_for(&self, share: &Share) -> Result<Option<Reservation>> {
-        if let Some(held) = self.block_memory.try_reserve(share.bytes) {
+    fn reserve_for(&self, bytes: usize) -> Result<Option<Reservation>> {
+        if let Some(held) = self.block_memory.try_reserve(bytes) {
             return Ok(Some(held));
         }
-        self.reserve(&self.block_memory, share.bytes, &self.counters.partition, || {
+        self.reserve(&self.block_memory, bytes, &self.counters.partition, || {
             if let Some(block) = self.open.take_fullest() {
                 self.send(block);
             }

@@ -129,6 +129,8 @@ impl Attempt {
                 asynchronous: self.asynchronous,
                 watched: watch(format!("writer {number}")),
                 numbers: Arc::clone(&self.numbers),
+                plan: Arc::clone(&self.plan),
+                limit: Arc::clone(&self.limit),
                 counters: Arc::clone(&self.counters),
                 writer: None,
                 unsettled: None,

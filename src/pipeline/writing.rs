@@ -1,6 +1,6 @@
 //! Writers at work: blocks from the queue into the table, each until it is in for certain.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,20 +9,27 @@ use tokio::sync::Mutex as QueueMutex;
 use tokio::sync::mpsc::Receiver;
 
 use super::counters::Counters;
+use super::plan::LoadPlan;
 use super::steady::{Connector, Steady, silent};
 use super::stop::Stop;
+use super::verdict::RejectLimit;
+use crate::batch::reject::{Reason, Reject, excerpt};
 use crate::copy::CopyBlock;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ledger::blocks::{BlockLedger, Run, is_recorded};
-use crate::ledger::rejects::{self, RejectSlice};
+use crate::ledger::rejects::{self, RefusedRow, RejectSlice, record_last};
 use crate::partition::HeldBlock;
+use crate::postgres::Canceller;
 use crate::postgres::watch::{Backend, Watched};
 use crate::route::Endpoint;
-use crate::writer::{WriteFailure, Writer};
+use crate::writer::{RefusedTuple, WriteFailure, Writer};
 
 /// A block in hand is given so long to commit when the load stops; with an HNSW index present it could take
 /// minutes, and is then rolled back.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Refused rows looked for at a time.
+const REFUSED_MAX: usize = 1000;
 
 /// Rejects recorded in one transaction.
 const REJECTS_PER_TRANSACTION: usize = 1000;
@@ -65,6 +72,10 @@ pub struct BlockWriter {
     pub watched: Arc<Watched>,
     /// Numbers for blocks.
     pub numbers: Arc<BlockNumbers>,
+    /// The plan.
+    pub plan: Arc<LoadPlan>,
+    /// `--max-rejects`.
+    pub limit: Arc<RejectLimit>,
     /// The books.
     pub counters: Arc<Counters>,
     /// The session, while there is one.
@@ -97,10 +108,11 @@ impl BlockWriter {
                 block = next => block,
             };
             self.counters.write.waited(waiting.elapsed());
-            let Some(HeldBlock { block, held }) = block else { break };
+            let Some(mut held) = block else { break };
             let started = Instant::now();
-            match self.persist(&block).await {
+            match self.persist(&mut held).await {
                 Ok(()) => {
+                    let block = &held.block;
                     self.counters.write.worked(block.rows, block.bytes as u64, started.elapsed());
                     self.connector.retry.progress();
                 }
@@ -109,7 +121,6 @@ impl BlockWriter {
                     break;
                 }
             }
-            drop((block, held));
         }
         self.watched.set_backend(None);
         if let Some(writer) = self.writer {
@@ -117,48 +128,85 @@ impl BlockWriter {
         }
     }
 
-    /// Writes a block, over as many connections as it takes, until it is committed for certain.
-    async fn persist(&mut self, block: &CopyBlock) -> Result<()> {
+    /// Writes a block, over as many connections as it takes, until it is committed for certain; rows that the server
+    /// refuses become rejects.
+    async fn persist(&mut self, held: &mut HeldBlock) -> Result<()> {
         let retry = self.connector.retry.clone();
         let mut tries = retry.tries();
+        let mut refused = Vec::new();
         loop {
             let tried = match self.reopen().await {
                 // The commit that was not answered has taken place.
                 Ok(true) => return Ok(()),
-                Ok(false) => self.write_once(block).await,
+                Ok(false) => self.write_once(&held.block, &refused).await,
                 Err(error) => Err(error.into()),
             };
-            let Err(failure) = tried else { return Ok(()) };
-            tries.pause(failure.error, &self.connector.stop).await?;
+            let failure = match tried {
+                Ok(()) => return Ok(()),
+                Err(failure) => failure,
+            };
+            let error = match failure.refusal {
+                Some(_) => match self.take_out_refused(held, &mut refused).await {
+                    Ok(()) => continue,
+                    Err(failure) => failure.error,
+                },
+                None => failure.error,
+            };
+            tries.pause(error, &self.connector.stop).await?;
         }
     }
 
+    /// Finds the rows of a block that the server refuses, and takes them out of it, if `--max-rejects` allows.
+    async fn take_out_refused(
+        &mut self,
+        held: &mut HeldBlock,
+        refused: &mut Vec<RefusedRow>,
+    ) -> Result<(), WriteFailure> {
+        let found = self.find_refused(&held.block).await?;
+        let mut removed = BTreeMap::new();
+        let mut rows = Vec::with_capacity(found.len());
+        for (tuple, server) in found {
+            let Some((row, position)) = held.origin(tuple) else {
+                return Err(Error::bug(format!("tuple {tuple} of a block comes from nowhere")).into());
+            };
+            removed.insert(tuple, row);
+            let detail = server.detail.as_deref().unwrap_or_default();
+            let reject = Reject {
+                row: row.row,
+                position,
+                column: server.column.clone().unwrap_or_default(),
+                reason: Reason::Server(format!("{} (SQLSTATE {})", server.message, server.code)),
+                excerpt: excerpt(detail.as_bytes()),
+            };
+            rows.push(RefusedRow { source: row.source, unit: row.unit, reject });
+        }
+        let count = rows.len() as u64;
+        if let Some(first) = rows.first() {
+            self.counters.rejected.fetch_add(count, Ordering::Relaxed);
+            let place = &self.plan.sources[first.source].place;
+            let told = || format!("{place}, {}", first.reject.told(first.unit));
+            // The rows are counted already, as accepted ones.
+            if let Err(error) = self.limit.note(0, count, told) {
+                // Kept too: it is what the user will look for.
+                let (run, source_ids) = (self.run, Arc::clone(&self.source_ids));
+                if let Some(writer) = &mut self.writer {
+                    record_last(writer.session_mut(), &run, &source_ids, &rows).await?;
+                }
+                return Err(error.into());
+            }
+        }
+        held.remove(&removed);
+        refused.extend(rows);
+        Ok(())
+    }
+
     /// Writes a block once; afterwards the session is fit for use, or put aside to be settled.
-    async fn write_once(&mut self, block: &CopyBlock) -> Result<(), WriteFailure> {
+    async fn write_once(&mut self, block: &CopyBlock, refused: &[RefusedRow]) -> Result<(), WriteFailure> {
         let number = self.numbers.next();
-        let Some(writer) = &mut self.writer else {
-            return Err(crate::error::Error::bug("a block is to be written without a session").into());
-        };
-        let (stop, canceller) = (Arc::clone(&self.connector.stop), writer.canceller());
-        let give_up = async {
-            stop.stopping().await;
-            tokio::time::sleep(STOP_GRACE).await;
-            if let Err(error) = canceller.cancel().await {
-                tracing::debug!("cancel a writer: {error}");
-            }
-            // A server that doesn't answer the request either is left alone: it rolls back by itself.
-            tokio::time::sleep(STOP_GRACE).await;
-        };
-        let mut is_silent = true;
-        let outcome = tokio::select! {
-            outcome = writer.write(block, number, &self.watched) => {
-                is_silent = false;
-                outcome
-            }
-            () = self.watched.lost() => Err(silent(&self.watched).into()),
-            () = give_up => Err(silent(&self.watched).into()),
-        };
-        self.watched.rest();
+        let writer = self.writer.as_mut().ok_or_else(no_session)?;
+        let (canceller, watched) = (writer.canceller(), Arc::clone(&self.watched));
+        let work = writer.write(block, refused, number, &watched);
+        let (is_silent, outcome) = guarded(&watched, &self.connector.stop, canceller, work).await;
         let Err(failure) = outcome else {
             self.numbers.acknowledge(number);
             return Ok(());
@@ -166,12 +214,28 @@ impl BlockWriter {
         // What the server says against a row, it says in rolling back.
         let is_unknown = writer.commit_was_sent() && failure.refusal.is_none();
         if is_silent || is_unknown || writer.is_lost() {
-            let backend = self.watched.backend();
-            self.unsettled = backend.map(|backend| (backend, is_unknown.then_some(number)));
-            self.watched.set_backend(None);
-            self.writer = None;
+            self.put_aside(is_unknown.then_some(number));
         }
         Err(failure)
+    }
+
+    /// Finds refused rows of a block; afterwards the session is fit for use, or put aside.
+    async fn find_refused(&mut self, block: &CopyBlock) -> Result<Vec<RefusedTuple>, WriteFailure> {
+        let writer = self.writer.as_mut().ok_or_else(no_session)?;
+        let (canceller, watched) = (writer.canceller(), Arc::clone(&self.watched));
+        let work = writer.find_refused(block, REFUSED_MAX, &watched);
+        let (is_silent, outcome) = guarded(&watched, &self.connector.stop, canceller, work).await;
+        if is_silent || writer.is_lost() {
+            self.put_aside(None);
+        }
+        outcome
+    }
+
+    /// The session is given up: its backend is to be ended, and the block whose COMMIT it was sent looked for.
+    fn put_aside(&mut self, unknown: Option<i32>) {
+        self.unsettled = self.watched.backend().map(|backend| (backend, unknown));
+        self.watched.set_backend(None);
+        self.writer = None;
     }
 
     /// Opens a session if there is none, and settles what the one before has left open. Tells whether a block whose
@@ -199,6 +263,35 @@ impl BlockWriter {
         self.writer = Some(Writer::prepare(session, self.endpoint.clone(), ledger, self.asynchronous).await?);
         Ok(is_committed)
     }
+}
+
+/// Work on a writer's session, given up when the session is found to be silent, or some time after the load stops.
+async fn guarded<T>(
+    watched: &Watched,
+    stop: &Stop,
+    canceller: Canceller,
+    work: impl Future<Output = Result<T, WriteFailure>>,
+) -> (bool, Result<T, WriteFailure>) {
+    let give_up = async {
+        stop.stopping().await;
+        tokio::time::sleep(STOP_GRACE).await;
+        if let Err(error) = canceller.cancel().await {
+            tracing::debug!("cancel a writer: {error}");
+        }
+        // A server that doesn't answer the request either is left alone: it rolls back by itself.
+        tokio::time::sleep(STOP_GRACE).await;
+    };
+    let (is_silent, outcome) = tokio::select! {
+        outcome = work => (false, outcome),
+        () = watched.lost() => (true, Err(silent(watched).into())),
+        () = give_up => (true, Err(silent(watched).into())),
+    };
+    watched.rest();
+    (is_silent, outcome)
+}
+
+fn no_session() -> WriteFailure {
+    Error::bug("a block is to be written without a session").into()
 }
 
 /// Records rejects until the lanes have gone, even when the load is stopping: a reject that was found is kept.

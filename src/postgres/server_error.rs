@@ -62,6 +62,19 @@ impl ServerError {
         text
     }
 
+    /// The line of a COPY into `relation` at which the server stopped, from 1; in binary form a line is a row. Contexts
+    /// are in the server's language: `COPY chunks, line 3`, `COPY chunks, Zeile 3`.
+    pub fn copy_line(&self, relation: &str) -> Option<usize> {
+        let mut lines = self.context.as_deref()?.lines();
+        let rest =
+            lines.find_map(|line| line.strip_prefix("COPY ")?.strip_prefix(relation)?.strip_prefix(", "))?;
+        let digits = rest.split(|character: char| !character.is_ascii_digit());
+        digits
+            .filter(|digits| !digits.is_empty())
+            .find_map(|digits| digits.parse().ok())
+            .filter(|line| *line > 0)
+    }
+
     /// What to do about it: ours for the usual codes, else the server's own.
     pub fn advice(&self) -> Option<String> {
         advice::for_server_error(self).or_else(|| self.hint.clone())
@@ -242,6 +255,18 @@ mod tests {
         let mut long = error("23505");
         long.detail = Some("ä".repeat(5000));
         assert!(long.summary().chars().count() < 400);
+    }
+
+    #[test]
+    fn the_line_of_a_copy_is_read_in_any_language() {
+        let line = |context: &str| {
+            ServerError { context: Some(context.to_owned()), ..error("23505") }.copy_line("chunks2")
+        };
+        assert_eq!(line("COPY chunks2, line 17"), Some(17));
+        assert_eq!(line("COPY chunks2, Zeile 17, Spalte embedding: \"8\""), Some(17));
+        assert_eq!(line("PL/pgSQL function f() line 3 at RAISE\nCOPY chunks2, line 5"), Some(5));
+        assert_eq!(line("SQL statement \"COPY other, line 9\""), None);
+        assert_eq!(line("COPY chunks2"), None);
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub struct Endpoint {
     pub has_deferrable: bool,
     /// Name in messages.
     pub table: String,
+    /// Name without its schema, as the server's contexts have it.
+    pub relation: String,
 }
 
 /// Which way blocks take.
@@ -36,6 +38,7 @@ impl Endpoint {
             ),
             has_deferrable: target.has_deferrable,
             table: target.name.to_string(),
+            relation: target.name.name.clone(),
         };
         let route = if target.citus.is_some() { Route::Coordinator } else { Route::Direct };
         (endpoint, route)

@@ -2,6 +2,8 @@
 //!
 //! The transaction opens with the block in hand, so no open transaction ever waits for the pipeline.
 
+mod isolate;
+
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,9 +12,11 @@ use bytes::Bytes;
 use futures::SinkExt;
 use tokio_postgres::Statement;
 
+pub use self::isolate::RefusedTuple;
 use crate::copy::{CopyBlock, HEADER, TRAILER};
 use crate::error::{Error, Result};
 use crate::ledger::blocks::BlockLedger;
+use crate::ledger::rejects::RefusedRow;
 use crate::postgres::sqlstate::{Reaction, reaction};
 use crate::postgres::watch::Watched;
 use crate::postgres::{Canceller, ServerError, Session};
@@ -78,18 +82,20 @@ impl Writer {
         Ok(Self { session, copy, endpoint, ledger, commit_sent: AtomicBool::new(false) })
     }
 
-    /// Copies and records one block under a number of its own in one transaction.
+    /// Copies and records one block under a number of its own in one transaction, with the rows that were taken out
+    /// of it because the server refuses them.
     ///
     /// After an error the transaction is rolled back if the session still is; if not, the server rolls back unless
     /// [`commit_was_sent`](Self::commit_was_sent): then only the ledger knows.
     pub async fn write(
         &mut self,
         block: &CopyBlock,
+        rejects: &[RefusedRow],
         number: i32,
         watched: &Watched,
     ) -> Result<(), WriteFailure> {
         self.commit_sent.store(false, Ordering::Relaxed);
-        let failure = match self.transact(block, number, watched).await {
+        let failure = match self.transact(block, rejects, number, watched).await {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
@@ -111,55 +117,82 @@ impl Writer {
     }
 
     /// The session, between blocks.
-    pub fn session(&self) -> &Session {
-        &self.session
+    pub fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
     }
 
-    async fn transact(&self, block: &CopyBlock, number: i32, watched: &Watched) -> Result<(), WriteFailure> {
-        let session = &self.session;
-        let copying = || format!("COPY a block of {} rows into {}", block.rows, self.endpoint.table);
-        let failed = |error: tokio_postgres::Error| WriteFailure {
-            refusal: ServerError::of(&error).filter(|server| reaction(&server.code) == Reaction::Isolate),
-            error: session.error(copying(), error),
-        };
+    async fn transact(
+        &self,
+        block: &CopyBlock,
+        rejects: &[RefusedRow],
+        number: i32,
+        watched: &Watched,
+    ) -> Result<(), WriteFailure> {
         watched.beat();
-        session.batch_execute("begin").await.map_err(failed)?;
-        let sink = session.copy_in::<_, Bytes>(&self.copy).await.map_err(failed)?;
-        let mut sink = pin!(sink);
+        self.execute("begin").await?;
         let header = std::iter::once(Bytes::from_static(HEADER));
         let trailer = std::iter::once(Bytes::from_static(TRAILER));
-        for part in header.chain(block.segments.iter().cloned()).chain(trailer) {
-            for start in (0..part.len()).step_by(MESSAGE_BYTES) {
-                let message = part.slice(start..part.len().min(start + MESSAGE_BYTES));
-                watched.beat();
-                // `feed` hands the message over without waiting until it is on the wire.
-                if sink.feed(message).await.is_err() {
-                    // The connection task has the server's reason; finishing asks for it.
-                    return Err(match sink.finish().await {
-                        Err(error) => failed(error),
-                        Ok(_) => {
-                            Error::failed(format!("{}: the server ended the COPY early", copying())).into()
-                        }
-                    });
-                }
-            }
-        }
-        let copied = sink.finish().await.map_err(failed)?;
-        watched.beat();
+        let copied = self.copy(header.chain(block.segments.iter().cloned()).chain(trailer), watched).await?;
         if copied != block.rows {
-            let error = Error::failed(format!("{}: the server took {copied} rows", copying())).hint(
+            let error = Error::failed(format!(
+                "COPY a block of {} rows into {}: the server took {copied} rows",
+                block.rows, self.endpoint.table
+            ))
+            .hint(
                 "a trigger or rule on the table drops rows; disable it for the load, or leave those rows out of \
                  the source",
             );
             return Err(error.into());
         }
         if self.endpoint.has_deferrable {
-            session.batch_execute("set constraints all immediate").await.map_err(failed)?;
+            self.execute("set constraints all immediate").await?;
         }
-        self.ledger.record(session, block, number).await?;
+        self.ledger.record(&self.session, block, rejects, number).await?;
         watched.beat();
         self.commit_sent.store(true, Ordering::Relaxed);
-        session.batch_execute("commit").await.map_err(failed)
+        self.execute("commit").await
+    }
+
+    /// Sends the data of one COPY; tells how many rows the server took.
+    async fn copy(
+        &self,
+        data: impl IntoIterator<Item = Bytes>,
+        watched: &Watched,
+    ) -> Result<u64, WriteFailure> {
+        let sink = self.session.copy_in::<_, Bytes>(&self.copy).await.map_err(|error| self.failure(error))?;
+        let mut sink = pin!(sink);
+        for part in data {
+            for start in (0..part.len()).step_by(MESSAGE_BYTES) {
+                let message = part.slice(start..part.len().min(start + MESSAGE_BYTES));
+                watched.beat();
+                // `feed` hands the message over without waiting until it is on the wire.
+                if sink.feed(message).await.is_err() {
+                    // The connection task has the server's reason; finishing asks for it.
+                    return match sink.finish().await {
+                        Err(error) => Err(self.failure(error)),
+                        Ok(_) => Err(Error::failed(format!(
+                            "COPY into {}: the server ended it early",
+                            self.endpoint.table
+                        ))
+                        .into()),
+                    };
+                }
+            }
+        }
+        let copied = sink.finish().await.map_err(|error| self.failure(error))?;
+        watched.beat();
+        Ok(copied)
+    }
+
+    async fn execute(&self, sql: &str) -> Result<(), WriteFailure> {
+        self.session.batch_execute(sql).await.map_err(|error| self.failure(error))
+    }
+
+    fn failure(&self, error: tokio_postgres::Error) -> WriteFailure {
+        WriteFailure {
+            refusal: ServerError::of(&error).filter(|server| reaction(&server.code) == Reaction::Isolate),
+            error: self.session.error(format!("COPY into {}", self.endpoint.table), error),
+        }
     }
 
     /// The means to cancel what the writer is doing.
