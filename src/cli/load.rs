@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::again;
 use super::args::LoadArguments;
 use super::generate::synthetic_options;
 use super::printer::{Printer, counted, grouped, shown_seconds};
 use super::progress::LoadProgress;
 use super::server::{Context, Server, key_value};
 use crate::config::sizes::{parse_count, parse_size, parse_time, show_size};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pipeline::counters::Bottleneck;
 use crate::pipeline::load::{LoadOutcome, LoadRequest, OpenedSources, load, open_sources};
 use crate::pipeline::opened::SourceOptions;
@@ -54,7 +55,13 @@ pub(super) async fn run_request(
         }
         print_warnings(printer, report);
     }
-    result?;
+    result.map_err(|error| match (error.kind(), error.advice()) {
+        (Kind::Interrupted, Some(advice)) => {
+            let advice = format!("{advice}: {}", again::command());
+            error.hint(advice)
+        }
+        _ => error,
+    })?;
     let Some(report) = report else {
         return Err(Error::bug("a load ended well without a report"));
     };
@@ -134,6 +141,7 @@ fn request(context: &Context<'_>, arguments: LoadArguments) -> Result<LoadReques
             memory: parse_size(arguments.memory.as_ref().unwrap_or(&file.memory))?,
             max_rejects: arguments.max_rejects.as_ref().unwrap_or(&file.max_rejects).parse()?,
             limit: arguments.limit.as_deref().map(parse_count).transpose()?,
+            waits_for_server: arguments.retry_for.is_some(),
             retry_for: parse_time(arguments.retry_for.as_ref().unwrap_or(&file.retry_for))?,
         },
     })
@@ -187,6 +195,7 @@ pub(super) fn default_settings(context: &Context<'_>) -> Result<LoadSettings> {
         max_rejects: file.max_rejects.parse()?,
         limit: None,
         retry_for: parse_time(&file.retry_for)?,
+        waits_for_server: false,
     })
 }
 

@@ -1,5 +1,6 @@
 //! The command line: one file per command, thin; all output goes through one [`Printer`].
 
+mod again;
 mod args;
 mod db;
 mod generate;

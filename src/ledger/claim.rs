@@ -10,7 +10,7 @@ use super::blocks::Run;
 use super::coverage::{Coverage, CoveredSlice};
 use super::known::{exact, full_hashes, known_sources, likely, same_content, unchanged_since_interrupted};
 use super::units::{KnownUnits, known_units};
-use super::{ALIVE_LOCK, START_LOCK};
+use super::{ALIVE_LOCK, START_LOCK, prepared};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Target;
 use crate::postgres::pg_error;
@@ -151,6 +151,9 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
         transaction.execute(alive, &[&ALIVE_LOCK, &(run.load_id as i32)]).await.map_err(failed)?;
     }
     transaction.commit().await.map_err(failed)?;
+    if target.citus.is_some() && !unfinished.is_empty() {
+        prepared::settle(client).await?;
+    }
     read_coverage(client, &mut claim.sources).await?;
     Ok(claim)
 }

@@ -10,6 +10,7 @@ pub mod coverage;
 pub mod generations;
 pub mod history;
 mod known;
+pub mod prepared;
 pub mod rejects;
 pub mod settle;
 pub mod undo;

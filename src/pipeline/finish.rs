@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use super::counters::{Bottleneck, Counters};
 use super::load::{Figures, LoadOutcome, Prepared, at_least_a_millisecond, blocking};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::generations;
 use crate::ledger::settle::{balance, complete_source, finish_load, flush};
+use crate::ledger::{generations, prepared};
 use crate::postgres::catalog::Target;
 use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
 use crate::route::Endpoint;
@@ -25,6 +25,9 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
             // Commits become durable here; that none was lost before, the session's life speaks for.
             if let Some(run) = &run {
                 flush(session, run).await?;
+            }
+            if load.plan.target.citus.is_some() && run.is_some() {
+                prepared::settle(session).await?;
             }
             balance(session, &ids, None).await
         })

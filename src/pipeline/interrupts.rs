@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the first ends a load in order, wherever it is; the second at once.
+//! SIGINT, SIGTERM and SIGHUP (the terminal is gone): the first ends a load in order, wherever it is; the second at once.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -18,9 +18,11 @@ impl Interrupts {
     /// Listens; the first signal also sets the flag, at which waits for standard input end.
     pub fn listen(flag: &StopFlag) -> Result<Self> {
         let of = |kind| signal(kind).or_failed(|| "listen for signals".into());
-        let (interrupt, terminate) = (of(SignalKind::interrupt())?, of(SignalKind::terminate())?);
+        let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [interrupt, terminate, hangup] = signals.map(of);
+        let signals = (interrupt?, terminate?, hangup?);
         let (sender, first) = watch::channel(None);
-        let listener = tokio::spawn(listen(interrupt, terminate, sender, flag.clone()));
+        let listener = tokio::spawn(listen(signals, sender, flag.clone()));
         Ok(Self { first, listener })
     }
 
@@ -43,8 +45,7 @@ impl Drop for Interrupts {
 }
 
 async fn listen(
-    mut interrupt: Signal,
-    mut terminate: Signal,
+    (mut interrupt, mut terminate, mut hangup): (Signal, Signal, Signal),
     first: watch::Sender<Option<&'static str>>,
     flag: StopFlag,
 ) {
@@ -52,6 +53,7 @@ async fn listen(
         let name = tokio::select! {
             _ = interrupt.recv() => "SIGINT",
             _ = terminate.recv() => "SIGTERM",
+            _ = hangup.recv() => "SIGHUP",
         };
         if round > 0 {
             #[expect(clippy::exit, reason = "asked twice: open transactions are rolled back by the server")]

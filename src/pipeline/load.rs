@@ -1,8 +1,8 @@
 //! A load from its request to its report: preflight, claim, attempt, balance, indexes.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -14,32 +14,25 @@ use super::interrupts::Interrupts;
 use super::observer::{LoadView, Observer};
 use super::opened::{self, OpenedKind, OpenedSource, SourceOptions};
 use super::plan::{IndexPolicy, LoadPlan, LoadSettings, MEMORY_MIN, Reading};
-use super::preflight::{self, Mapping};
+use super::preflight::Mapping;
+use super::prepare::prepare_in_tries;
 use super::retry::{Retry, Revive};
 use super::steady::Connector;
 use super::stop::{Stop, StopFlag};
 use super::verdict::RejectLimit;
 use super::writing::BlockNumbers;
 use super::{Attempt, finish};
-use crate::error::{Error, Kind, Result};
-use crate::ledger::claim::{
-    Claim, ClaimRequest, ClaimedSource, NamedSource, begin_again, claim, read_coverage,
-};
+use crate::error::{Error, Result};
+use crate::ledger::claim::{Claim, ClaimedSource, begin_again, read_coverage};
 use crate::ledger::coverage::Coverage;
-use crate::ledger::settle::Extent;
-use crate::ledger::{self, generations};
+use crate::ledger::generations;
 use crate::memory::Budget;
-use crate::postgres::catalog::{ServerVersions, Target};
-use crate::postgres::migrate::{TableSpec, VectorType, migrate_target};
-use crate::postgres::types::TargetType;
-use crate::postgres::{ConnectSettings, QualifiedName, SessionOptions};
+use crate::postgres::catalog::ServerVersions;
+use crate::postgres::{ConnectSettings, QualifiedName};
 use crate::report::LoadReport;
 use crate::source::Place;
 use crate::source::discover::discover;
 use crate::source::synthetic::SyntheticOptions;
-
-/// Shards of a table that a load creates where Citus is.
-const SHARDS: u32 = 32;
 
 /// The index plan of a load that found rows: it gives back the indexes that it dropped, and adds none.
 pub(super) const REBUILD: &str = "rebuild";
@@ -145,15 +138,39 @@ pub async fn load(
     observer: &dyn Observer,
 ) -> LoadOutcome {
     let OpenedSources { sources, stop, interrupts } = sources;
+    let (told, mut notices) = unbounded_channel();
+    let connector = Connector {
+        connect: way.connect.clone(),
+        retry: Retry::new(request.settings.retry_for, told, way.revive.clone()),
+        stop: Arc::new(Stop::new(&stop)),
+        label: String::new(),
+    };
+    let preparing = tell(&mut notices, observer, prepare_in_tries(&request, &sources, &connector, observer));
     let prepared = tokio::select! {
-        prepared = prepare(request, sources, stop, way, observer) => prepared,
+        prepared = preparing => prepared,
         interrupted = interrupts.first() => {
             Err(interrupted.hint("no row was loaded; run the same command again"))
         }
     };
     match prepared {
-        Ok(prepared) => prepared.run(observer, interrupts).await,
+        Ok(prepared) => prepared.run(observer, notices, interrupts).await,
         Err(error) => LoadOutcome { report: None, result: Err(error) },
+    }
+}
+
+/// Works, and tells the user meanwhile what there is to tell.
+async fn tell<T>(
+    notices: &mut UnboundedReceiver<String>,
+    observer: &dyn Observer,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            Some(line) = notices.recv() => observer.warn(&line),
+            done = &mut work => return done,
+        }
     }
 }
 
@@ -169,7 +186,6 @@ pub(super) struct Figures {
 pub(super) struct Prepared {
     pub(super) control: Control,
     pub(super) connector: Connector,
-    notices: UnboundedReceiver<String>,
     /// The first run of this process; a new attempt is a new run.
     pub(super) first_run: i32,
     pub(super) plan: Arc<LoadPlan>,
@@ -181,155 +197,23 @@ pub(super) struct Prepared {
     pub(super) extents: Extents,
 }
 
-async fn prepare(
-    request: LoadRequest,
-    sources: Arc<Vec<OpenedSource>>,
-    stop: StopFlag,
-    way: &Way,
-    observer: &dyn Observer,
-) -> Result<Prepared> {
-    let started = Instant::now();
-    let connect = &way.connect;
-    let options = SessionOptions { application_name: Some("vecload load".into()), transaction_timeout: None };
-    let mut control = connect.connect(&options).await?;
-    let plan_for = |target: Target| {
-        let (sources, mapping, settings) =
-            (Arc::clone(&sources), request.mapping.clone(), request.settings.clone());
-        blocking(move || preflight::plan(target, &sources, &mapping, settings))
-    };
-    let target = match Target::find(&control, &request.table).await? {
-        Some(target) => target,
-        None if request.create => {
-            let (opened, mapping) = (Arc::clone(&sources), request.mapping.clone());
-            let memory = request.settings.memory;
-            let dim = blocking(move || preflight::source_dimension(&opened, &mapping, memory)).await?;
-            let spec = TableSpec {
-                name: request.table.clone(),
-                dim,
-                vector_type: VectorType::Vector,
-                shards: SHARDS,
-            };
-            // The mapping is tried on the table as it will be, before it is made.
-            plan_for(Target::standard(spec.name.clone(), TargetType::Vector(Some(dim)))).await?;
-            let (target, _) = migrate_target(&control, &spec).await?;
-            observer.say(&format!("created table {} with embeddings of {dim} dimensions", target.name));
-            target
-        }
-        None => {
-            return Err(Error::refused(format!("there is no table {} at {}", request.table, connect.describe())).hint(
-                "create it: vecload migrate --dim N; or let load create it with the source's dimension: --create",
-            ));
-        }
-    };
-    let plan = plan_for(target).await?;
-    let versions = ServerVersions::of(&control).await?;
-    ledger::prepare(&mut control).await.map_err(|error| error.with_kind(Kind::Refused))?;
-
-    let index = match (request.index, plan.target.is_empty) {
-        (IndexPolicy::Auto | IndexPolicy::Defer, _) if !plan.target.indexes_can_change => {
-            if request.index == IndexPolicy::Defer {
-                return Err(Error::refused(format!(
-                    "--index defer: only its owner may drop and build indexes of {}, and not of a partitioned table",
-                    plan.target.name
-                ))
-                .hint("load with --index keep, or as the table's owner"));
-            }
-            observer.say("indexes are left as they are: the table is not ours, or partitioned");
-            IndexPolicy::Keep
-        }
-        (IndexPolicy::Auto, true) => IndexPolicy::Defer,
-        (IndexPolicy::Auto, false) => IndexPolicy::Keep,
-        (given, _) => given,
-    };
-    let index_plan = match index {
-        IndexPolicy::Defer if !plan.target.is_empty => REBUILD,
-        other => other.name(),
-    };
-    // Until the claim is committed nothing is written.
-    let claimed = claim(&mut control, &plan.target, &claim_request(&plan, &request, index_plan)).await;
-    let claimed = claimed.map_err(|error| match error.kind() {
-        Kind::Failed => error.with_kind(Kind::Refused),
-        _ => error,
-    })?;
-    // A resumption finds rows in the table; what the load's first run decided still holds.
-    let index = match claimed.index_plan.as_str() {
-        "defer" | REBUILD if request.index == IndexPolicy::Auto => IndexPolicy::Defer,
-        "none" if request.index == IndexPolicy::Auto => IndexPolicy::None,
-        _ => index,
-    };
-    if claimed.resumed {
-        observer.say(&format!("going on with load {}", claimed.load_id));
-    }
-    let known = plan.sources.iter().zip(&claimed.sources).map(|(source, claimed)| {
-        // What is complete was read to its end.
-        let counted = claimed.rows.filter(|_| claimed.is_complete);
-        let units = claimed.units.len() as u32;
-        source.extent().or(counted.map(|rows| Extent { units, rows, hash: None }))
-    });
-    let extents = known.map(|extent| extent.map_or_else(OnceLock::new, OnceLock::from)).collect();
-    let (told, notices) = unbounded_channel();
-    let connector = Connector {
-        connect: connect.clone(),
-        retry: Retry::new(plan.settings.retry_for, told, way.revive.clone()),
-        stop: Arc::new(Stop::new(&stop)),
-        label: format!("vecload load {}", claimed.load_id),
-    };
-    Ok(Prepared {
-        control: Control::new(connector.clone(), control).await?,
-        connector,
-        notices,
-        first_run: claimed.run.map_or(1, |run| run.run),
-        extents,
-        plan: Arc::new(plan),
-        claim: claimed,
-        index,
-        versions,
-        name: request.name,
-        started,
-    })
-}
-
-fn claim_request(plan: &LoadPlan, request: &LoadRequest, index_plan: &'static str) -> ClaimRequest {
-    let named = |source: &super::plan::PlannedSource| NamedSource {
-        place: source.place.clone(),
-        name: source.name.clone(),
-        kind: source.kind(),
-        fingerprint: source.fingerprint.clone(),
-        units: source.extent().map(|extent| extent.units),
-        rows: source.extent().map(|extent| extent.rows),
-        recipe: source.recipe.clone(),
-    };
-    ClaimRequest {
-        name: request.name.clone(),
-        again: request.again,
-        index_plan,
-        sources: plan.sources.iter().map(named).collect(),
-    }
-}
-
 impl Prepared {
-    async fn run(mut self, observer: &dyn Observer, interrupts: Interrupts) -> LoadOutcome {
+    async fn run(
+        mut self,
+        observer: &dyn Observer,
+        mut notices: UnboundedReceiver<String>,
+        interrupts: Interrupts,
+    ) -> LoadOutcome {
         let counters = Arc::new(Counters::default());
         let stopping = Arc::clone(&self.connector.stop);
         let signals = tokio::spawn(async move {
-            let hint = "blocks in flight were committed or rolled back; run the same command again to go on";
+            let hint = "blocks in flight were committed or rolled back; to go on, run the same command again";
             stopping.because(interrupts.first().await.hint(hint));
             // The second signal is listened for as long as this task lives.
             std::future::pending::<()>().await;
         });
         let mut figures = Figures::default();
-        let (_, nobody) = unbounded_channel();
-        let mut notices = std::mem::replace(&mut self.notices, nobody);
-        let outcome = {
-            let mut work = pin!(self.load(observer, &counters, &mut figures));
-            loop {
-                tokio::select! {
-                    biased;
-                    Some(line) = notices.recv() => observer.warn(&line),
-                    outcome = &mut work => break outcome,
-                }
-            }
-        };
+        let outcome = tell(&mut notices, observer, self.load(observer, &counters, &mut figures)).await;
         signals.abort();
         finish::settle(self, outcome, &counters, figures).await
     }

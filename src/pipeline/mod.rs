@@ -22,6 +22,7 @@ pub mod observer;
 pub mod opened;
 pub mod plan;
 pub mod preflight;
+mod prepare;
 mod reading;
 pub mod retry;
 pub mod steady;

@@ -79,6 +79,8 @@ pub struct LoadSettings {
     pub limit: Option<u64>,
     /// How long to try again without success.
     pub retry_for: Duration,
+    /// Whether to try as long at the very start, with a server that was not reached yet.
+    pub waits_for_server: bool,
 }
 
 /// A source that will be read.

@@ -17,6 +17,7 @@ use crate::batch::reject::{Reason, Reject, excerpt};
 use crate::copy::CopyBlock;
 use crate::error::{Error, Result};
 use crate::ledger::blocks::{BlockLedger, Run, is_recorded};
+use crate::ledger::prepared;
 use crate::ledger::rejects::{self, RefusedRow, RejectSlice, record_last};
 use crate::partition::HeldBlock;
 use crate::postgres::Canceller;
@@ -249,6 +250,9 @@ impl BlockWriter {
         if let Some((backend, number)) = &self.unsettled {
             // First the old backend: what it was sent, it may do even now.
             backend.end(&session).await?;
+            if self.plan.target.citus.is_some() {
+                prepared::settle(&session).await?;
+            }
             if let Some(number) = number {
                 is_committed = is_recorded(&session, &self.run, *number).await?;
                 let fate = if is_committed { "took place" } else { "did not take place" };

@@ -27,6 +27,7 @@ mod mapping;
 mod migrate;
 mod nested;
 mod output;
+mod refusals;
 mod rejects;
 mod resume;
 mod search;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use super::program::{Load, Running, Vecload, vecload};
+use super::program::{Load, Outcome, Running, Vecload, vecload};
 use super::rows::Rows;
 use super::server::{Db, LEDGER};
 
@@ -136,24 +136,38 @@ fn sigterm_ends_a_load_in_order() {
     interrupted(Signal::SIGTERM);
 }
 
-#[test]
-fn a_load_whose_backend_is_terminated_fails_and_goes_on() {
+/// Ends a writer's session, then the one that holds the claim, of a load that is under way.
+fn terminated_in_the_middle(retry_for: &str) -> (Db, Rows, std::path::PathBuf, tempfile::TempDir, Outcome) {
     let dir = tempfile::tempdir().expect("a directory");
     let rows = Rows::new(30_000, 64);
     let path = rows.write(dir.path(), "rows.parquet");
     let db = slow_db(64);
-    // A writer's session, then the one that holds the claim.
-    for name in ["vecload load % writer 2", "vecload load"] {
-        let running = small_blocks(Load::of(&path)).into(&db).start();
-        wait_for_blocks(&db, &running, 2);
-        let terminated: i64 = db.one(&format!(
+    let running = small_blocks(Load::of(&path)).into(&db).with("--retry-for", retry_for).start();
+    for name in ["vecload load % writer 2", "vecload load", "vecload load % ids"] {
+        if blocks(&db) == 0 || retry_for != "0s" {
+            wait_for_blocks(&db, &running, 2);
+        }
+        db.run(&format!(
             "select count(pg_terminate_backend(pid)) from pg_stat_activity
              where datname = current_database() and application_name like '{name}'"
         ));
-        assert!(terminated > 0, "{name}");
-        running.outcome().exits(1).state("failed");
-        assert!(settled(&db) <= 30_000);
     }
+    let outcome = running.outcome();
+    (db, rows, path, dir, outcome)
+}
+
+#[test]
+fn a_load_outlives_its_sessions() {
+    let (db, rows, _, _dir, outcome) = terminated_in_the_middle("1m");
+    outcome.exits(0).state("complete").rows(30_000, 0, 0).says("trying again").says("going on after");
+    Rows::are_all_in(&[&rows], &db, "chunks");
+}
+
+#[test]
+fn without_retries_a_load_whose_sessions_end_fails_and_goes_on() {
+    let (db, rows, path, _dir, outcome) = terminated_in_the_middle("0s");
+    outcome.exits(1).state("failed").says("--retry-for");
+    assert!(settled(&db) <= 30_000);
     speed_up(&db);
     Load::of(&path).into(&db).with("--index", "none").run().exits(0);
     Rows::are_all_in(&[&rows], &db, "chunks");

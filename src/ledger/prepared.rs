@@ -1,0 +1,62 @@
+//! Transactions that Citus has prepared on its nodes and not yet committed or rolled back.
+//!
+//! The coordinator's own commit decides; what it has decided reaches a node that was away only later (Citus
+//! documentation, `recover_prepared_transactions`). Until then rows of committed blocks are not to be seen, and rows
+//! of rolled back ones hold their keys.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::error::{Error, Result};
+use crate::postgres::pg_error;
+
+/// Citus recovers by itself every minute (`citus.recover_2pc_interval`).
+const RECOVERY_MAX: Duration = Duration::from_secs(90);
+
+const LEFT: &str = "select nodename || ':' || nodeport, success, result from run_command_on_all_nodes(
+    $$select coalesce(string_agg(gid, ' '), '') from pg_prepared_xacts
+      where gid like 'citus\\_%' and database = current_database()$$)";
+
+/// Waits until what is prepared on any node now is committed or rolled back.
+pub async fn settle(client: &Client) -> Result<()> {
+    let failed = |error| pg_error("settle transactions that Citus has prepared", error);
+    let started = Instant::now();
+    let mut open: Option<BTreeSet<String>> = None;
+    loop {
+        match client.query("select recover_prepared_transactions()", &[]).await {
+            // Without the right to hurry it, it is waited for.
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
+            recovered => drop(recovered.map_err(failed)?),
+        }
+        let mut now = BTreeSet::new();
+        for node in client.query(LEFT, &[]).await.map_err(failed)? {
+            let (name, success, result): (String, bool, String) = (node.get(0), node.get(1), node.get(2));
+            if !success {
+                return Err(Error::failed(format!(
+                    "node {name} can't be asked for prepared transactions: {result}"
+                ))
+                .hint("bring the node back, then run the same command again")
+                .transient());
+            }
+            now.extend(result.split_whitespace().map(|gid| format!("{name} {gid}")));
+        }
+        // Other sessions prepare and commit all the time: only what was there at first is waited for.
+        let left: BTreeSet<String> = match &open {
+            None => now,
+            Some(open) => open.intersection(&now).cloned().collect(),
+        };
+        match left.first() {
+            None => return Ok(()),
+            Some(first) if started.elapsed() > RECOVERY_MAX => {
+                return Err(Error::failed(format!("a transaction stays prepared: {first}"))
+                    .hint("as a superuser on the coordinator: select recover_prepared_transactions()"));
+            }
+            Some(_) => {}
+        }
+        open = Some(left);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
