@@ -263,6 +263,11 @@ async fn take_over(transaction: &Transaction<'_>, load_id: i64) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    // What a dead run has left on the server would hold the token row until the server misses its client.
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and usename = current_user and pid <> pg_backend_pid()
+            and application_name like 'vecload load ' || $1::bigint || ' %'";
+    transaction.query(end, &[&load_id]).await.map_err(failed)?;
     // Waits for transactions that hold the token row, and turns away those that come to it later.
     transaction
         .execute(

@@ -133,6 +133,7 @@ fn a_cluster_of_three_nodes_is_filled_searched_and_resumed() {
     rows_arrive_on_all_nodes(&cluster, &session, dir.path());
     searches_find_them(&cluster, &session);
     a_killed_load_goes_on(&cluster, &session, dir.path());
+    refused_rows_are_found_without_a_line(&cluster, &session, dir.path());
     loads_are_taken_back(&cluster, &session);
 }
 
@@ -177,6 +178,20 @@ fn searches_find_them(cluster: &Cluster, session: &Session) {
     drop(one);
     let all = cluster.vecload(&["search", "--json", "--like", &id, "-k", "50"]).exits(0).says("all 8 shards");
     assert_eq!(hits(&all), 50, "{all}");
+}
+
+/// A worker's error does not say which row of the COPY it was.
+fn refused_rows_are_found_without_a_line(cluster: &Cluster, session: &Session, dir: &Path) {
+    cluster.vecload(&["migrate", "--dim", "16", "--shards", "8", "--no-index", "--table", "picky"]).exits(0);
+    session.run("alter table picky add constraint odd check ((metadata->>'n')::int % 701 <> 3)");
+    let rows = Rows::new(6_000, 16);
+    let path = rows.write(dir, "picky.parquet");
+    let refused: Vec<u64> = (0..6_000).filter(|row| row % 701 == 3).collect();
+    let count = refused.len() as u64;
+    let load = || cluster.load(&path, "picky").with("--index", "none").with("--max-rejects", "all");
+    load().run().exits(3).rows(6_000 - count, count, 0);
+    Rows::are_all_in(&[&rows.bad(refused)], session, "picky");
+    load().run().exits(3).state("already_loaded").rows(0, count, 6_000 - count);
 }
 
 fn a_killed_load_goes_on(cluster: &Cluster, session: &Session, dir: &Path) {

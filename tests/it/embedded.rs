@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::program::{Load, Outcome, vecload};
 use super::rows::Rows;
-use super::server::{new_project, remove_server};
+use super::server::{LEDGER, new_project, remove_server};
 use super::session::Session;
+use super::texts::{Style, piped, wrote_all};
 
 /// A directory with a server of its own; stopped and removed in the end.
 struct Project(PathBuf);
@@ -115,6 +116,45 @@ fn a_server_that_was_killed_comes_back_with_what_was_committed() {
     let process = nix::unistd::Pid::from_raw(process(&status) as i32);
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL).expect("kill the server");
     Load::of(&path).within(&project.0).run().exits(0).state("already_loaded");
+    let url = project.run(&["db", "url"]).exits(0).stdout.trim().to_string();
+    Rows::are_all_in(&[&rows], &Session::open(&url), "chunks");
+}
+
+/// Waits until a load in a project has committed some blocks, then kills its server as a whole.
+fn kill_server_after_blocks(project: &Project, blocks: i64) {
+    let url = project.run(&["db", "url"]).exits(0).stdout.trim().to_string();
+    let session = Session::open(&url);
+    session.wait_until("to_regclass('vecload_ledger.blocks') is not null");
+    session.wait_until(&format!("(select count(*) from {LEDGER}.blocks) >= {blocks}"));
+    let status = project.run(&["db", "status", "--json"]).exits(0);
+    let postmaster = nix::unistd::Pid::from_raw(process(&status) as i32);
+    nix::sys::signal::kill(postmaster, nix::sys::signal::Signal::SIGKILL).expect("kill the server");
+}
+
+#[test]
+fn a_load_starts_its_server_again_and_goes_on() {
+    let project = Project::new();
+    let rows = Rows::new(120_000, 64);
+    let path = rows.write(&project.0, "rows.parquet");
+    project.run(&["db", "start"]).exits(0);
+    let load = Load::of(&path).within(&project.0).with("--memory", "32MiB").with("--index", "none").start();
+    kill_server_after_blocks(&project, 5);
+    load.outcome().exits(0).state("complete").rows(120_000, 0, 0).says("trying again").says("going on after");
+    let url = project.run(&["db", "url"]).exits(0).stdout.trim().to_string();
+    Rows::are_all_in(&[&rows], &Session::open(&url), "chunks");
+}
+
+#[test]
+fn standard_input_outlives_a_crash_of_the_server() {
+    let project = Project::new();
+    let rows = Rows::new(120_000, 64);
+    project.run(&["db", "start"]).exits(0);
+    let load = Load::of("-").within(&project.0).with("--memory", "64MiB").with("--index", "none");
+    let (load, producer) = piped(load.with("--name", "stream"), Style::CSV.bytes(&rows));
+    let load = load.start();
+    kill_server_after_blocks(&project, 3);
+    load.outcome().exits(0).state("complete").rows(120_000, 0, 0).says("trying again");
+    assert!(wrote_all(producer), "the pipe was read to its end");
     let url = project.run(&["db", "url"]).exits(0).stdout.trim().to_string();
     Rows::are_all_in(&[&rows], &Session::open(&url), "chunks");
 }

@@ -115,7 +115,7 @@ fn interrupted(signal: Signal) {
     wait_for_blocks(&db, &running, 2);
     running.signal(signal);
     let outcome =
-        running.outcome().exits(130).state("interrupted").says(signal.as_str()).says("run the same command");
+        running.outcome().exits(130).state("interrupted").says(signal.as_str()).says("run the same command").says("vecload load --json ");
     let committed = settled(&db);
     assert_eq!(outcome.report["rows"]["loaded"], committed, "the report tells what is committed");
     assert!(committed < 30_000, "interrupted in the middle");
@@ -134,6 +134,11 @@ fn ctrl_c_ends_a_load_in_order() {
 #[test]
 fn sigterm_ends_a_load_in_order() {
     interrupted(Signal::SIGTERM);
+}
+
+#[test]
+fn a_closed_terminal_ends_a_load_in_order() {
+    interrupted(Signal::SIGHUP);
 }
 
 /// Ends a writer's session, then the one that holds the claim, of a load that is under way.
