@@ -1,5 +1,5 @@
-//! The protocol by which blocks are committed, settled and taken over, checked exhaustively on a small model: every order
-//! of steps with any number of faults. docs/ledger.md, "Model check", says what is in the model.
+//! The protocol by which blocks are committed, settled and taken over, checked exhaustively on a small model: every
+//! order of steps with any number of faults. docs/ledger.md, "Model check", says what is in the model.
 //!
 //! `cargo test --release --test model -- --nocapture` prints how many states there are, and for each flaw a schedule.
 
@@ -112,7 +112,8 @@ fn explore(model: &Model) -> Result<Reached, String> {
     Ok(reached)
 }
 
-/// Without further faults, from whichever state, no order of steps goes on for ever, and all end with the source loaded.
+/// From whichever state, without further faults, no order of steps goes on for ever, and all end with the source
+/// loaded.
 fn ends_well(model: &Model, mut reached: Reached) -> Result<(), String> {
     let mut free: Vec<usize> =
         (0..reached.states.len()).filter(|at| reached.calm_ways_in[*at] == 0).collect();
