@@ -181,3 +181,12 @@ fn each_flaw_is_noticed() {
         }
     }
 }
+
+#[test]
+fn a_standstill_is_noticed() {
+    let flaw = Some(Flaw::OldBackendStays);
+    let model = Model { blocks: 2, asynchronous: false, check: Check::ByWitness, flaw };
+    let reached = explore(&model).unwrap_or_else(|schedule| panic!("{model:?}\n{schedule}"));
+    let schedule = ends_well(&model, reached).expect_err("a backend that hangs stops all");
+    assert!(schedule.ends_with("nothing goes on, and the source is not loaded"), "{schedule}");
+}

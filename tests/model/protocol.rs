@@ -61,6 +61,8 @@ pub(crate) enum Flaw {
     AttemptKeepsToken,
     /// No synchronous commit comes before success.
     NoFlush,
+    /// Nothing ends an old backend that hangs.
+    OldBackendStays,
 }
 
 /// A block sent by a run; stands for the block number.

@@ -1,8 +1,8 @@
 //! What can happen in a state.
 //!
 //! What nobody else sees is no step of its own: COPY, comparing the token and inserting the ledger row are one step,
-//! and a backend that has lost its client before COMMIT is gone at once, as all that it could do is to delay a takeover.
-//! A lock or a lost session that lingers is the same: it delays what may also happen later.
+//! and a backend that has lost its client before COMMIT is gone at once, as all that it could do is to delay a
+//! takeover. A lock or a lost session that lingers is the same: it delays what may also happen later.
 
 use super::{
     Check, Commit, Control, Flaw, LOADERS, Loader, Model, Phase, SENDINGS, Sending, State, Tables, WRITERS,
@@ -40,7 +40,9 @@ impl State {
                 next.writer_steps(loader, writer);
             }
         }
-        next.orphan_steps();
+        if model.flaw != Some(Flaw::OldBackendStays) {
+            next.orphan_steps();
+        }
         next.faults();
     }
 }
