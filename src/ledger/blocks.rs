@@ -1,7 +1,5 @@
 //! The ledger row of a block, written in the block's own transaction.
 
-use std::collections::BTreeSet;
-
 use tokio_postgres::{Client, GenericClient, Statement};
 
 use super::rejects::{RefusedRow, record_refused};
@@ -48,14 +46,6 @@ pub async fn is_recorded(client: &Client, run: &Run, number: i32) -> Result<bool
         "select exists (select from vecload_ledger.blocks where load_id = $1 and run = $2 and block = $3)";
     let row = client.query_one(sql, &[&run.load_id, &run.run, &number]).await;
     Ok(row.map_err(|error| pg_error(format!("look for block {number} in the ledger"), error))?.get(0))
-}
-
-/// Numbers of a run's committed blocks.
-pub async fn recorded_blocks(client: &Client, run: &Run) -> Result<BTreeSet<i32>> {
-    let sql = "select block from vecload_ledger.blocks where load_id = $1 and run = $2";
-    let rows = client.query(sql, &[&run.load_id, &run.run]).await;
-    let rows = rows.map_err(|error| pg_error("read the blocks of this run from the ledger", error))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Writes ledger rows over one connection.

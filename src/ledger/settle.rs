@@ -52,15 +52,20 @@ pub async fn balance(
     Ok((balances, committed))
 }
 
-/// Makes all commits before it durable by a durable commit of its own, if the load is still the run's.
-pub async fn flush(client: &Client, run: &Run) -> Result<()> {
-    let failed = |error| pg_error("make the commits of this load durable", error);
+/// From here on a session's commits are durable when they are answered, whatever role and database say.
+pub async fn commit_durably(client: &Client) -> Result<()> {
     let durable = "select set_config('synchronous_commit', 'on', false)
         where current_setting('synchronous_commit') = 'off'";
-    client.query(durable, &[]).await.map_err(failed)?;
+    let done = client.query(durable, &[]).await;
+    done.map(|_| ()).map_err(|error| pg_error("switch durable commits on", error))
+}
+
+/// Makes all commits before it durable by one over a session that commits durably, if the load is still the run's.
+pub async fn flush(client: &Client, run: &Run) -> Result<()> {
     // A commit that has written nothing waits for nothing.
     let touch = "update vecload_ledger.loads set state = state where load_id = $1 and token = $2";
-    match client.execute(touch, &[&run.load_id, &run.token]).await.map_err(failed)? {
+    let touched = client.execute(touch, &[&run.load_id, &run.token]).await;
+    match touched.map_err(|error| pg_error("make the commits of this load durable", error))? {
         1 => Ok(()),
         _ => Err(run.taken_over()),
     }
@@ -78,12 +83,17 @@ pub struct Extent {
 }
 
 /// Marks a source complete and stores its extent.
-pub async fn complete_source(client: &Client, source_id: i64, extent: &Extent) -> Result<()> {
+pub async fn complete_source(client: &Client, run: &Run, source_id: i64, extent: &Extent) -> Result<()> {
     let done = "update vecload_ledger.sources set state = 'complete', full_hash = $2, units = $3, rows = $4
-        where source_id = $1 and state = 'open'";
+        where source_id = $1
+            and exists (select from vecload_ledger.loads where load_id = $5 and token = $6 for share)";
     let (units, rows) = (extent.units.cast_signed(), extent.rows.cast_signed());
-    let updated = client.execute(done, &[&source_id, &extent.hash, &units, &rows]).await;
-    updated.map(|_| ()).map_err(|error| pg_error("mark a source as complete", error))
+    let updated =
+        client.execute(done, &[&source_id, &extent.hash, &units, &rows, &run.load_id, &run.token]).await;
+    match updated.map_err(|error| pg_error("mark a source as complete", error))? {
+        1 => Ok(()),
+        _ => Err(run.taken_over()),
+    }
 }
 
 /// Records how a run ended.

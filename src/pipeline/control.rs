@@ -1,9 +1,5 @@
-//! The control session: it holds the lock that shows that the run is alive, settles what is in doubt, and is the
-//! witness that no commit was lost.
-//!
-//! Commits of writers may be asynchronous: a server that crashes loses the last of them. It ends all sessions in
-//! doing so, this one too. So when this session was lost, each block that was acknowledged until then is looked
-//! for in the ledger; and while it lives, nothing was lost since it was opened.
+//! The control session: it holds the lock that shows that the run is alive, judges silent sessions, and knows whether the
+//! server may have crashed: that ends all sessions, this one too.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,10 +9,10 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::steady::{Connector, silent};
-use super::writing::BlockNumbers;
-use crate::error::{Error, Result};
-use crate::ledger::blocks::{Run, recorded_blocks};
+use crate::error::Result;
+use crate::ledger::blocks::Run;
 use crate::ledger::claim::hold_again;
+use crate::ledger::settle::commit_durably;
 use crate::postgres::watch::{Backend, Seen, Watched, look};
 use crate::postgres::{Session, SessionOptions};
 
@@ -31,14 +27,14 @@ pub(super) struct Control {
     connector: Connector,
     watched: Arc<Watched>,
     inner: Mutex<Inner>,
-    lost_blocks: AtomicBool,
+    was_lost: AtomicBool,
 }
 
 struct Inner {
     session: Option<Session>,
     /// The backend of a session that was lost.
     before: Option<Backend>,
-    run: Option<(Run, Arc<BlockNumbers>)>,
+    run: Option<Run>,
 }
 
 impl Control {
@@ -47,18 +43,18 @@ impl Control {
         let watched = Watched::new("control");
         watched.set_backend(Some(Backend::of(&session).await?));
         let inner = Mutex::new(Inner { session: Some(session), before: None, run: None });
-        Ok(Self { connector, watched, inner, lost_blocks: AtomicBool::new(false) })
+        Ok(Self { connector, watched, inner, was_lost: AtomicBool::new(false) })
     }
 
-    /// From here on the session stands for this run.
-    pub(super) async fn stand_for(&self, run: Run, numbers: Arc<BlockNumbers>) {
-        self.inner.lock().await.run = Some((run, numbers));
-        self.lost_blocks.store(false, Ordering::Relaxed);
+    /// From here on the session stands for this attempt.
+    pub(super) async fn stand_for(&self, run: Run) {
+        self.inner.lock().await.run = Some(run);
+        self.was_lost.store(false, Ordering::Relaxed);
     }
 
-    /// Whether acknowledged blocks are gone, so that only a new attempt can bring them back.
-    pub(super) fn has_lost_blocks(&self) -> bool {
-        self.lost_blocks.load(Ordering::Relaxed)
+    /// Whether the session was lost during the attempt, so that the server may have crashed and lost commits.
+    pub(super) fn was_lost(&self) -> bool {
+        self.was_lost.load(Ordering::Relaxed)
     }
 
     /// Works over the session until it succeeds, fails for good, or time is up; the work may be done twice.
@@ -102,26 +98,17 @@ impl Control {
         work(inner.session.insert(session)).await
     }
 
-    /// Opens the session again: the old one is ended, the lock taken again, the fence checked, and what was
-    /// acknowledged looked for.
+    /// Opens the session again: the old one is ended, the lock taken again, the fence checked.
     async fn reopen(&self, inner: &mut Inner) -> Result<Session> {
         let session = self.connector.open(&self.watched).await?;
+        self.was_lost.store(true, Ordering::Relaxed);
+        commit_durably(&session).await?;
         if let Some(before) = &inner.before {
             before.end(&session).await?;
             inner.before = None;
         }
-        let Some((run, numbers)) = &inner.run else { return Ok(session) };
-        hold_again(&session, run).await?;
-        let acknowledged = numbers.acknowledged();
-        let recorded = recorded_blocks(&session, run).await?;
-        let lost = acknowledged.difference(&recorded).count();
-        if lost > 0 {
-            self.lost_blocks.store(true, Ordering::Relaxed);
-            return Err(Error::failed(format!(
-                "the server has restarted without {lost} of {} blocks that it had acknowledged",
-                acknowledged.len()
-            ))
-            .hint("run the same command again: it goes on from what is in the table"));
+        if let Some(run) = &inner.run {
+            hold_again(&session, run).await?;
         }
         Ok(session)
     }

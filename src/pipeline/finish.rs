@@ -14,9 +14,9 @@ use crate::source::Place;
 use crate::source::fingerprint::{Fingerprint, full_hash};
 use crate::source::parquet::PositionedFile;
 
-/// Marks sources as complete whose rows are all committed or recorded, and fails if rows are missing
-/// without reason.
-pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
+/// Marks sources as complete whose rows are all committed or recorded. Gives the error of a balance that is short, which
+/// only a crash of the server can explain.
+pub(super) async fn complete_sources(load: &Prepared) -> Result<Option<Error>> {
     let ids = load.source_ids();
     let run = load.claim.run;
     let (balances, _) = load
@@ -35,9 +35,9 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
     let mut left = load.plan.settings.limit.unwrap_or(u64::MAX);
     for (index, (source, claimed)) in load.plan.sources.iter().zip(&load.claim.sources).enumerate() {
         let found = balances.get(&claimed.source_id).copied().unwrap_or_default();
-        // A source that `--limit` cut off somewhere has at least what is found of it.
+        // A source that was not read to its end was cut off by `--limit`.
         let extent = load.extents[index].get();
-        let rows = extent.map_or(found.loaded + found.rejected, |extent| extent.rows);
+        let rows = extent.map_or(left, |extent| extent.rows);
         let wanted = left.min(rows);
         left -= wanted;
         let found_rows = found.loaded + found.rejected;
@@ -45,7 +45,7 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
             "the ledger has {} loaded and {} rejected rows of {}, which has {rows}, and {wanted} were asked for",
             found.loaded, found.rejected, source.place
         );
-        if found_rows > rows {
+        if extent.is_some() && found_rows > rows {
             // A row that an earlier run committed is rejected now: the table's columns are others by now.
             return Err(Error::failed(differs).hint(format!(
                 "the table was altered between runs so that it refuses rows that are in it; \
@@ -54,9 +54,10 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
             )));
         }
         if found_rows < wanted {
-            return Err(Error::bug(differs));
+            return Ok(Some(Error::failed(differs)));
         }
         let Some(extent) = extent.filter(|_| found_rows == rows && !claimed.is_complete) else { continue };
+        let Some(run) = run else { continue };
         let mut extent = extent.clone();
         if let (Place::File(path), None) = (&source.place, &extent.hash) {
             let (path, planned) = (path.clone(), source.fingerprint.clone());
@@ -73,7 +74,9 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
             .await?;
             extent.hash = Some(hash);
         }
-        load.control.run(async |session| complete_source(session, claimed.source_id, &extent).await).await?;
+        load.control
+            .run(async |session| complete_source(session, &run, claimed.source_id, &extent).await)
+            .await?;
     }
     // Another session may have truncated the table meanwhile.
     let id_column = load.plan.ids.as_ref().map(|ids| ids.column.as_str());
@@ -90,7 +93,8 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
             };
             generations::check(session, &now, id_column, &ids).await
         })
-        .await
+        .await?;
+    Ok(None)
 }
 
 /// Records how the load ended and writes its report.

@@ -20,9 +20,8 @@ use super::retry::{Retry, Revive};
 use super::steady::Connector;
 use super::stop::{Stop, StopFlag};
 use super::verdict::RejectLimit;
-use super::writing::BlockNumbers;
 use super::{Attempt, finish};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ledger::claim::{Claim, ClaimedSource, begin_again, read_coverage};
 use crate::ledger::coverage::Coverage;
 use crate::ledger::generations;
@@ -226,25 +225,20 @@ impl Prepared {
         figures: &mut Figures,
     ) -> Result<()> {
         loop {
-            let outcome = match self.load_rows(observer, counters, figures).await {
-                Ok(()) => finish::complete_sources(self).await,
-                Err(error) => Err(error),
-            };
-            match outcome {
-                Ok(()) => break,
-                Err(error) if !self.can_begin_again() => return Err(error),
-                Err(error) => {
-                    observer.warn(&format!("{error}; loading them again"));
-                    self.begin_again().await?;
-                }
+            self.load_rows(observer, counters, figures).await?;
+            let Some(short) = finish::complete_sources(self).await? else { break };
+            if !self.control.was_lost() {
+                return Err(short.with_kind(Kind::Bug));
             }
+            let short =
+                short.hint("a crash of the server has taken commits; run the same command again to go on");
+            if !self.is_readable_again() {
+                return Err(short);
+            }
+            observer.warn(&format!("a crash of the server has taken commits: {short}; loading them again"));
+            self.begin_again().await?;
         }
         self.after_rows(observer, figures).await
-    }
-
-    /// Whether lost blocks can be brought back: their rows have to be read again.
-    fn can_begin_again(&self) -> bool {
-        self.control.has_lost_blocks() && self.is_readable_again() && !self.connector.stop.is_interrupted()
     }
 
     /// Standard input is read once.
@@ -257,8 +251,6 @@ impl Prepared {
         let Some(run) = self.claim.run else {
             return Err(Error::bug("blocks were lost by a load that had none to write"));
         };
-        self.connector.stop.begin(Vec::new());
-        self.control.stand_for(run, Arc::default()).await;
         let run = self.control.run(async |session| begin_again(session, &run).await).await?;
         self.claim.run = Some(run);
         for source in &mut self.claim.sources {
@@ -310,8 +302,7 @@ impl Prepared {
             writers: self.plan.settings.writers,
         });
         let flowing = Instant::now();
-        let numbers = Arc::<BlockNumbers>::default();
-        self.control.stand_for(run, Arc::clone(&numbers)).await;
+        self.control.stand_for(run).await;
         let attempt = Attempt {
             plan: Arc::clone(&self.plan),
             run,
@@ -323,7 +314,6 @@ impl Prepared {
             // Through a Citus coordinator a crash could keep the rows and lose the ledger's row; and what is lost of a
             // stream can't be read again.
             asynchronous: self.plan.target.citus.is_none() && self.is_readable_again(),
-            numbers,
             connector: self.connector.clone(),
         };
         let outcome = attempt.execute(budgets, &self.control).await;

@@ -31,7 +31,7 @@ pub mod verdict;
 pub mod writing;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicI32, AtomicUsize};
 use std::thread;
 
 use futures::future::OptionFuture;
@@ -48,7 +48,7 @@ use self::plan::LoadPlan;
 use self::steady::{Connector, Steady};
 use self::stop::Stop;
 use self::verdict::RejectLimit;
-use self::writing::{BlockNumbers, BlockWriter, write_rejects};
+use self::writing::{BlockWriter, write_rejects};
 use crate::error::{Context, Error, Result};
 use crate::ledger::blocks::Run;
 use crate::ledger::coverage::Coverage;
@@ -90,8 +90,6 @@ pub struct Attempt {
     pub counters: Arc<Counters>,
     /// Whether commits may become durable later.
     pub asynchronous: bool,
-    /// Numbers of its blocks.
-    pub numbers: Arc<BlockNumbers>,
     /// How its sessions are opened.
     pub connector: Connector,
 }
@@ -120,6 +118,7 @@ impl Attempt {
             watched.push(Arc::clone(&entry));
             entry
         };
+        let numbers = Arc::<AtomicI32>::default();
         let mut writers = Vec::with_capacity(writer_count);
         for number in 1..=writer_count {
             let mut writer = BlockWriter {
@@ -129,7 +128,7 @@ impl Attempt {
                 source_ids: Arc::clone(&source_ids),
                 asynchronous: self.asynchronous,
                 watched: watch(format!("writer {number}")),
-                numbers: Arc::clone(&self.numbers),
+                numbers: Arc::clone(&numbers),
                 plan: Arc::clone(&self.plan),
                 limit: Arc::clone(&self.limit),
                 counters: Arc::clone(&self.counters),

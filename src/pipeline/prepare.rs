@@ -13,7 +13,7 @@ use super::steady::Connector;
 use crate::error::{Error, Kind, Result};
 use crate::ledger;
 use crate::ledger::claim::{ClaimRequest, NamedSource, claim};
-use crate::ledger::settle::Extent;
+use crate::ledger::settle::{Extent, commit_durably};
 use crate::postgres::catalog::{ServerVersions, Target};
 use crate::postgres::migrate::{TableSpec, VectorType, migrate_target};
 use crate::postgres::types::TargetType;
@@ -37,6 +37,8 @@ pub(super) async fn prepare_in_tries(
         let prepared = match connector.connect.connect(&options).await {
             Ok(session) => {
                 is_known = true;
+                // A claim that a crash could take back would give the next loader the same token.
+                commit_durably(&session).await?;
                 prepare(session, request, sources, connector, observer).await
             }
             Err(error) => Err(error),

@@ -1,8 +1,8 @@
 //! Writers at work: blocks from the queue into the table, each until it is in for certain.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex as QueueMutex;
@@ -35,28 +35,6 @@ const REFUSED_MAX: usize = 1000;
 /// Rejects recorded in one transaction.
 const REJECTS_PER_TRANSACTION: usize = 1000;
 
-/// Numbers of blocks of an attempt: those given out, and those whose commit was acknowledged.
-#[derive(Debug, Default)]
-pub struct BlockNumbers {
-    last: AtomicI32,
-    acknowledged: Mutex<BTreeSet<i32>>,
-}
-
-impl BlockNumbers {
-    fn next(&self) -> i32 {
-        self.last.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    fn acknowledge(&self, number: i32) {
-        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
-    }
-
-    /// Blocks whose commit the server has acknowledged so far.
-    pub fn acknowledged(&self) -> BTreeSet<i32> {
-        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 /// A writer that outlives its connections.
 pub struct BlockWriter {
     /// How sessions are opened.
@@ -72,7 +50,7 @@ pub struct BlockWriter {
     /// Its entry among those that are watched.
     pub watched: Arc<Watched>,
     /// Numbers for blocks.
-    pub numbers: Arc<BlockNumbers>,
+    pub numbers: Arc<AtomicI32>,
     /// The plan.
     pub plan: Arc<LoadPlan>,
     /// `--max-rejects`.
@@ -203,15 +181,12 @@ impl BlockWriter {
 
     /// Writes a block once; afterwards the session is fit for use, or put aside to be settled.
     async fn write_once(&mut self, block: &CopyBlock, refused: &[RefusedRow]) -> Result<(), WriteFailure> {
-        let number = self.numbers.next();
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let writer = self.writer.as_mut().ok_or_else(no_session)?;
         let (canceller, watched) = (writer.canceller(), Arc::clone(&self.watched));
         let work = writer.write(block, refused, number, &watched);
         let (is_silent, outcome) = guarded(&watched, &self.connector.stop, canceller, work).await;
-        let Err(failure) = outcome else {
-            self.numbers.acknowledge(number);
-            return Ok(());
-        };
+        let Err(failure) = outcome else { return Ok(()) };
         // What the server says against a row, it says in rolling back.
         let is_unknown = writer.commit_was_sent() && failure.refusal.is_none();
         if is_silent || is_unknown || writer.is_lost() {
@@ -257,9 +232,6 @@ impl BlockWriter {
                 is_committed = is_recorded(&session, &self.run, *number).await?;
                 let fate = if is_committed { "took place" } else { "did not take place" };
                 tracing::info!("block {number}: its commit, which was not answered, {fate}");
-                if is_committed {
-                    self.numbers.acknowledge(*number);
-                }
             }
             self.unsettled = None;
         }

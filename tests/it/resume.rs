@@ -114,8 +114,13 @@ fn interrupted(signal: Signal) {
     let running = small_blocks(Load::of(&path)).into(&db).start();
     wait_for_blocks(&db, &running, 2);
     running.signal(signal);
-    let outcome =
-        running.outcome().exits(130).state("interrupted").says(signal.as_str()).says("run the same command").says("vecload load --json ");
+    let outcome = running
+        .outcome()
+        .exits(130)
+        .state("interrupted")
+        .says(signal.as_str())
+        .says("run the same command")
+        .says("vecload load --json ");
     let committed = settled(&db);
     assert_eq!(outcome.report["rows"]["loaded"], committed, "the report tells what is committed");
     assert!(committed < 30_000, "interrupted in the middle");

@@ -20,18 +20,7 @@ const PILE: usize = 6;
 pub(crate) struct Model {
     pub(crate) blocks: u8,
     pub(crate) asynchronous: bool,
-    pub(crate) check: Check,
     pub(crate) flaw: Option<Flaw>,
-}
-
-/// How a loader notices that a crash has taken acknowledged blocks away. Either is enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Check {
-    /// It looks for them after its control session was lost; an answer to COMMIT over a connection from before does
-    /// not count from then on, and is settled.
-    ByWitness,
-    /// It reads a balance that is short, and begins a new attempt.
-    ByBalance,
 }
 
 /// Mistakes that the model check must notice.
@@ -53,12 +42,8 @@ pub(crate) enum Flaw {
     SettleWithoutWaiting,
     UnknownIsFailed,
     UnknownIsCommitted,
-    /// Acknowledged blocks are not looked for after the control session was lost.
-    NoCheckOfAcknowledged,
-    /// An answer to COMMIT that is read after that check counts, though the server has crashed before it.
-    LateAnswerCounts,
-    /// A new attempt of a loader keeps its token.
-    AttemptKeepsToken,
+    /// A balance that is short is not followed by a new attempt.
+    NoNewAttempt,
     /// No synchronous commit comes before success.
     NoFlush,
     /// Nothing ends an old backend that hangs.
@@ -99,8 +84,6 @@ enum Writer {
     CommitSent(Sending),
     /// The server has answered; the loader has not read it.
     Answered(Sending),
-    /// Likewise, and the server has crashed since.
-    AnsweredBeforeCrash(Sending),
     Unknown(Sending),
 }
 
@@ -108,8 +91,6 @@ enum Writer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Control {
     Lost,
-    /// It has the lock again; acknowledged blocks are not yet looked for.
-    Regained,
     Held,
 }
 
@@ -130,8 +111,8 @@ struct Loader {
     control: Control,
     /// Also the run's number, as both are raised together.
     token: u8,
-    covered: [bool; BLOCKS],
-    acknowledged: [Option<Sending>; BLOCKS],
+    /// Blocks that it holds for loaded: found in the ledger, or acknowledged.
+    done: [bool; BLOCKS],
     writers: [Writer; WRITERS],
 }
 
@@ -194,7 +175,6 @@ impl Writer {
             Self::Recorded(sending)
             | Self::CommitSent(sending)
             | Self::Answered(sending)
-            | Self::AnsweredBeforeCrash(sending)
             | Self::Unknown(sending) => Some(sending),
         }
     }
@@ -202,28 +182,20 @@ impl Writer {
 
 impl Loader {
     fn new(phase: Phase) -> Self {
-        let (covered, acknowledged) = ([false; BLOCKS], [None; BLOCKS]);
-        Self {
-            phase,
-            control: Control::Lost,
-            token: 0,
-            covered,
-            acknowledged,
-            writers: [Writer::Idle; WRITERS],
-        }
+        let (done, writers) = ([false; BLOCKS], [Writer::Idle; WRITERS]);
+        Self { phase, control: Control::Lost, token: 0, done, writers }
     }
 
     fn is_done(&self, block: u8) -> bool {
-        self.covered[usize::from(block)] || self.acknowledged[usize::from(block)].is_some()
+        self.done[usize::from(block)]
     }
 
     fn sendings(&self) -> impl Iterator<Item = Sending> {
-        let writing = self.writers.into_iter().filter_map(Writer::sending);
-        writing.chain(self.acknowledged.into_iter().flatten())
+        self.writers.into_iter().filter_map(Writer::sending)
     }
 
     fn sendings_mut(&mut self) -> impl Iterator<Item = &mut Sending> {
-        self.writers.iter_mut().filter_map(Writer::sending_mut).chain(self.acknowledged.iter_mut().flatten())
+        self.writers.iter_mut().filter_map(Writer::sending_mut)
     }
 
     fn next_block(&self, blocks: u8) -> Option<u8> {
@@ -253,7 +225,7 @@ impl State {
         }
         if blocks
             .into_iter()
-            .any(|block| visible.ledger_rows(block) != visible.rows[usize::from(block)].into())
+            .any(|block| visible.ledger_rows(block) != u32::from(visible.rows[usize::from(block)]))
         {
             return Some("table and ledger disagree");
         }
@@ -274,13 +246,6 @@ impl State {
 
     /// Makes states equal that differ in nothing that matters for what follows.
     pub(crate) fn normalized(mut self) -> Self {
-        for loader in &mut self.loaders {
-            for (covered, acknowledged) in loader.covered.iter_mut().zip(&mut loader.acknowledged) {
-                if acknowledged.is_some_and(|sending| self.durable.has(sending)) {
-                    (*covered, *acknowledged) = (true, None);
-                }
-            }
-        }
         // The number of a block that no run asks for any more.
         let mut ledger = self.visible().ledger;
         let in_use =
@@ -356,8 +321,7 @@ impl State {
 
     fn read_coverage(&mut self, loader: usize) {
         let visible = self.visible();
-        (0..BLOCKS)
-            .for_each(|block| self.loaders[loader].covered[block] = visible.ledger_rows(block as u8) > 0);
+        (0..BLOCKS).for_each(|block| self.loaders[loader].done[block] = visible.ledger_rows(block as u8) > 0);
     }
 
     /// The loader drops its writers' connections.
@@ -382,10 +346,10 @@ impl State {
         for loader in &mut self.loaders {
             loader.control = Control::Lost;
             for writer in &mut loader.writers {
+                // An answer that has been sent can still be read.
                 *writer = match *writer {
                     Writer::Recorded(_) => Writer::Idle,
                     Writer::CommitSent(sending) => Writer::Unknown(sending),
-                    Writer::Answered(sending) => Writer::AnsweredBeforeCrash(sending),
                     other => other,
                 };
             }

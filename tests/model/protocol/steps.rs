@@ -5,8 +5,8 @@
 //! takeover. A lock or a lost session that lingers is the same: it delays what may also happen later.
 
 use super::{
-    Check, Commit, Control, Flaw, LOADERS, Loader, Model, Phase, SENDINGS, Sending, State, Tables, WRITERS,
-    Writer, put,
+    Commit, Control, Flaw, LOADERS, Loader, Model, Phase, SENDINGS, Sending, State, Tables, WRITERS, Writer,
+    put,
 };
 
 /// What happens, and to which loader and block.
@@ -78,10 +78,6 @@ impl Next<'_> {
         self.model.flaw == Some(flaw)
     }
 
-    fn by_witness(&self) -> bool {
-        self.model.asynchronous && self.model.check == Check::ByWitness
-    }
-
     /// What a loader does over its control session.
     fn control_steps(&mut self, index: usize) {
         let (loader, visible, blocks) = (self.state.loaders[index], self.visible, self.model.blocks);
@@ -101,25 +97,10 @@ impl Next<'_> {
                 self.run("finds another token: it stops", index, |state| state.stop(index));
             }
             (_, Control::Lost) if is_lock_free => {
-                let is_checked = self.by_witness() && !self.has(Flaw::NoCheckOfAcknowledged);
-                let control = if is_checked { Control::Regained } else { Control::Held };
                 let what = "a new control session has the lock, the token stands";
-                self.run(what, index, |state| state.loaders[index].control = control);
+                self.run(what, index, |state| state.loaders[index].control = Control::Held);
             }
             (_, Control::Lost) => {}
-            (_, Control::Regained) => {
-                if loader.acknowledged.into_iter().flatten().all(|sending| visible.has(sending)) {
-                    self.run("finds all acknowledged blocks", index, |state| {
-                        state.loaders[index].control = Control::Held;
-                    });
-                } else {
-                    self.run("misses an acknowledged block: a new attempt", index, |state| {
-                        state.drop_writers(index);
-                        state.loaders[index].control = Control::Held;
-                        state.loaders[index].phase = Phase::Claiming;
-                    });
-                }
-            }
             (Phase::Claimed, _) => self.run("reads coverage", index, |state| {
                 state.read_coverage(index);
                 state.loaders[index].phase = Phase::Working;
@@ -135,7 +116,7 @@ impl Next<'_> {
             (Phase::Flushed, _) if (0..blocks).all(|block| visible.ledger_rows(block) == 1) => {
                 self.run("reads the balance", index, |state| state.loaders[index].phase = Phase::Balanced);
             }
-            (Phase::Flushed, _) if self.model.asynchronous && self.model.check == Check::ByBalance => {
+            (Phase::Flushed, _) if self.model.asynchronous && !self.has(Flaw::NoNewAttempt) => {
                 self.run("reads a short balance: a new attempt", index, |state| {
                     state.loaders[index].phase = Phase::Claiming;
                 });
@@ -155,14 +136,13 @@ impl Next<'_> {
     /// Raises the token once no transaction holds its row.
     fn claim(&mut self, index: usize, is_lock_free: bool) {
         let (before, visible) = (self.state.loaders[index], self.visible);
-        let keeps_token = before.token > 0 && self.has(Flaw::AttemptKeepsToken);
         let has_row_lock = |writer: &Writer| matches!(writer, Writer::Recorded(_) | Writer::CommitSent(_));
         let mut writers = self.state.loaders.iter().flat_map(|loader| &loader.writers);
         let is_row_held = self.state.orphans[0].is_some() || writers.any(has_row_lock);
         let waits = ![Flaw::NoFence, Flaw::FenceWithoutLock, Flaw::TakeoverDoesNotWait]
             .map(Some)
             .contains(&self.model.flaw);
-        if visible.complete || !is_lock_free || is_row_held && waits && !keeps_token {
+        if visible.complete || !is_lock_free || is_row_held && waits {
             return;
         }
         let is_durable = !self.has(Flaw::ClaimIsAsynchronous);
@@ -171,12 +151,10 @@ impl Next<'_> {
             let mut loader =
                 Loader { control: Control::Held, token: visible.token, ..Loader::new(Phase::Claimed) };
             if has_coverage {
-                (loader.phase, loader.covered) = (Phase::Working, before.covered);
+                (loader.phase, loader.done) = (Phase::Working, before.done);
             }
-            if !keeps_token {
-                loader.token += 1;
-                state.commit(Commit::Claim, is_durable);
-            }
+            loader.token += 1;
+            state.commit(Commit::Claim, is_durable);
             state.loaders[index] = loader;
         });
     }
@@ -190,7 +168,7 @@ impl Next<'_> {
         let set = move |after| move |state: &mut State| state.loaders[index].writers[writer] = after;
         let acknowledge = move |sending: Sending| {
             move |state: &mut State| {
-                state.loaders[index].acknowledged[usize::from(sending.block)] = Some(sending);
+                state.loaders[index].done[usize::from(sending.block)] = true;
                 state.loaders[index].writers[writer] = Writer::Idle;
             }
         };
@@ -218,13 +196,6 @@ impl Next<'_> {
                 });
             }
             Writer::Answered(sending) => self.add(what, Some(index), of_block, acknowledge(sending)),
-            Writer::AnsweredBeforeCrash(sending) => {
-                let unknown = set(Writer::Unknown(sending));
-                self.add("the old connection gives no answer that counts", Some(index), of_block, unknown);
-                if !self.by_witness() || loader.control != Control::Held || self.has(Flaw::LateAnswerCounts) {
-                    self.add(what, Some(index), of_block, acknowledge(sending));
-                }
-            }
             Writer::Unknown(sending) => {
                 let may_come = self.state.orphans.contains(&Some(sending));
                 let (what, after) = match self.model.flaw {
