@@ -5,6 +5,7 @@ use tokio_postgres::{Client, GenericClient, Statement};
 use super::rejects::{RefusedRow, record_refused};
 use crate::copy::CopyBlock;
 use crate::error::{Error, Result};
+use crate::postgres::catalog::storage_sql;
 use crate::postgres::pg_error;
 
 /// A run of a load: what its blocks are recorded under, and the token that lets them commit.
@@ -18,8 +19,6 @@ pub struct Run {
     pub token: i64,
     /// OID of the target.
     pub target: u32,
-    /// Its storage at the run's start.
-    pub relfilenode: u32,
 }
 
 impl Run {
@@ -52,22 +51,35 @@ pub async fn is_recorded(client: &Client, run: &Run, number: i32) -> Result<bool
 pub struct BlockLedger {
     run: Run,
     source_ids: std::sync::Arc<[i64]>,
+    table: String,
     fence: Statement,
     insert: Statement,
 }
 
 impl BlockLedger {
-    /// Prepares the statements; `source_ids` translates the plan's source indexes.
-    pub async fn prepare(client: &Client, run: Run, source_ids: std::sync::Arc<[i64]>) -> Result<Self> {
+    /// Prepares the statements; `source_ids` translates the plan's source indexes, `table` is the target's name in SQL.
+    pub async fn prepare(
+        client: &Client,
+        run: Run,
+        source_ids: std::sync::Arc<[i64]>,
+        table: String,
+    ) -> Result<Self> {
         let failed = |error| pg_error("prepare the ledger's statements", error);
         let insert =
             "insert into vecload_ledger.blocks (load_id, run, block, target, relfilenode, rows, source_ids, units,
                 first_rows, last_rows, hash_lows, hash_highs, slice_rows, id_firsts, id_lasts, checksum)
             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+        // With the fence, what COPY has just written to: whether it is the target, and in which storage.
+        let fence = format!(
+            "select token = $2, coalesce(to_regclass($4) = $3::oid, false), {}
+             from vecload_ledger.loads where load_id = $1 for share",
+            storage_sql("$3")
+        );
         Ok(Self {
             run,
             source_ids,
-            fence: client.prepare(FENCE).await.map_err(failed)?,
+            table,
+            fence: client.prepare(&fence).await.map_err(failed)?,
             insert: client.prepare(insert).await.map_err(failed)?,
         })
     }
@@ -83,10 +95,20 @@ impl BlockLedger {
     ) -> Result<()> {
         let failed = |error| pg_error(format!("record block {number} in the ledger"), error);
         let run = &self.run;
-        let fence = client.query_opt(&self.fence, &[&run.load_id, &run.token]).await.map_err(failed)?;
-        if !fence.is_some_and(|row| row.get(0)) {
-            return Err(run.taken_over());
+        let fence =
+            client.query_opt(&self.fence, &[&run.load_id, &run.token, &run.target, &self.table]).await;
+        let fence = fence.map_err(failed)?.filter(|row| row.get(0)).ok_or_else(|| run.taken_over())?;
+        // COPY went to the table that had the name; its lock keeps the name with it until the end of the transaction.
+        if !fence.get::<_, bool>(1) {
+            return Err(Error::failed(format!(
+                "table {} was dropped or replaced during the load",
+                self.table
+            ))
+            .hint(
+                "what was committed stays in the table that had the name; load again to fill the new one",
+            ));
         }
+        let relfilenode: u32 = fence.get(2);
         record_refused(client, run, &self.source_ids, rejects).await?;
         let slices = &block.slices;
         let signed = |value: u64| value.cast_signed();
@@ -107,7 +129,7 @@ impl BlockLedger {
                     &run.run,
                     &number,
                     &run.target,
-                    &run.relfilenode,
+                    &relfilenode,
                     &signed(block.rows),
                     &source_ids,
                     &units,

@@ -118,7 +118,6 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
             run: row.get("runs"),
             token: row.get("token"),
             target: target.oid,
-            relfilenode: target.relfilenode,
         });
         claim.load_id = row.get("load_id");
         claim.resumed = resumed.is_some();

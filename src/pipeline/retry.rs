@@ -75,6 +75,19 @@ impl Retry {
         drop(self.notices.send(line));
     }
 
+    /// The error when time is up.
+    fn given_up(&self, error: &Error) -> Error {
+        let advice = error.advice().map(|advice| format!("{advice}; ")).unwrap_or_default();
+        let tried = match self.limit.is_zero() {
+            true => String::new(),
+            false => format!("; no success within {} of retries", shown(self.limit)),
+        };
+        Error::failed(format!("{error}{tried}")).with_kind(error.kind()).hint(format!(
+            "{advice}then run the same command again: it goes on where it stopped (--retry-for says how long it tries \
+             by itself)"
+        ))
+    }
+
     /// How much time is left, and whether this trouble is news.
     fn left(&self, reason: &str) -> (Duration, bool) {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,11 +114,7 @@ impl Tries<'_> {
         }
         let (left, is_news) = self.retry.left(&error.to_string());
         if left.is_zero() {
-            let limit = shown(self.retry.limit);
-            return Err(Error::failed(format!("{error}; no success within {limit} of retries")).hint(format!(
-                "{}then run the same command again: it goes on where it stopped (--retry-for gives it more time)",
-                error.advice().map(|advice| format!("{advice}; ")).unwrap_or_default()
-            )));
+            return Err(self.retry.given_up(&error));
         }
         if is_news {
             self.retry.tell(format!("{error}; trying again for up to {}", shown(left)));
@@ -124,7 +133,9 @@ impl Tries<'_> {
     }
 }
 
-/// A time for people, in whole seconds.
+/// A time for people: in whole seconds, if it has any.
 fn shown(duration: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(duration.as_secs_f64().round() as u64)).to_string()
+    let seconds = Duration::from_secs(duration.as_secs_f64().round() as u64);
+    let shown = if seconds.is_zero() { Duration::from_millis(duration.as_millis() as u64) } else { seconds };
+    humantime::format_duration(shown).to_string()
 }

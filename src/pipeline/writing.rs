@@ -235,7 +235,8 @@ impl BlockWriter {
             }
             self.unsettled = None;
         }
-        let ledger = BlockLedger::prepare(&session, self.run, Arc::clone(&self.source_ids)).await?;
+        let table = self.plan.target.name.sql();
+        let ledger = BlockLedger::prepare(&session, self.run, Arc::clone(&self.source_ids), table).await?;
         self.writer = Some(Writer::prepare(session, self.endpoint.clone(), ledger, self.asynchronous).await?);
         Ok(is_committed)
     }

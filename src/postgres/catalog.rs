@@ -112,18 +112,24 @@ pub struct Sequence {
     pub usable: bool,
 }
 
+/// The storage of the table of this OID, as SQL. A partitioned table has none of its own: its partitions' together,
+/// and it may have no partition yet.
+pub fn storage_sql(oid: &str) -> String {
+    format!(
+        "coalesce(pg_relation_filenode({oid}::oid), (
+            select (hashtext(string_agg(pg_relation_filenode(p.relid)::text, ',' order by p.relid))::bigint
+                & 2147483647)::oid
+            from pg_partition_tree({oid}::oid) p where p.isleaf), 0::oid)"
+    )
+}
+
 impl Target {
     /// Looks a table up; `None` if there is none of that name.
     pub async fn find(client: &Client, name: &QualifiedName) -> Result<Option<Self>> {
         let failed = |error| pg_error(format!("look up table {name}"), error);
         let row = client
             .query_opt(
-                "select c.oid, coalesce(pg_relation_filenode(c.oid), (
-                            select (hashtext(string_agg(pg_relation_filenode(p.relid)::text, ','
-                                order by p.relid))::bigint
-                                & 2147483647)::oid
-                            from pg_partition_tree(c.oid) p where p.isleaf)) as relfilenode,
-                        c.relkind::text as kind, n.nspname, c.relname,
+                "select c.oid, c.relkind::text as kind, n.nspname, c.relname,
                         has_table_privilege(c.oid, 'insert') as may_insert,
                         pg_has_role(c.relowner, 'usage') as is_owner,
                         has_table_privilege(c.oid, 'select') as may_select,
@@ -155,12 +161,13 @@ impl Target {
         }
         let oid: u32 = row.get("oid");
         let columns = client.query(COLUMNS_SQL, &[&oid]).await.map_err(failed)?;
+        let storage = format!("select {}", storage_sql("$1"));
+        let relfilenode = client.query_one(&storage, &[&oid]).await.map_err(failed)?.get(0);
         let empty = format!("select not exists (select 1 from {})", full.sql());
         let is_empty: bool = client.query_one(&empty, &[]).await.map_err(failed)?.get(0);
         Ok(Some(Self {
             oid,
-            // A partitioned table has none of its own: its partitions' together. It may have no partition yet.
-            relfilenode: row.get::<_, Option<u32>>("relfilenode").unwrap_or(0),
+            relfilenode,
             columns: columns.iter().map(column_of).collect(),
             is_empty,
             has_deferrable: row.get("has_deferrable"),

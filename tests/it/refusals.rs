@@ -18,7 +18,7 @@ fn picky(refuse: &str) -> Db {
 }
 
 fn load(db: &Db, path: &Path) -> Vecload {
-    let load = Load::of(path).into(db).with("--index", "none").with("--memory", "32MiB");
+    let load = Load::of(path).into(db).with("--index", "none").with("--memory", "48MiB");
     load.with("--writers", 3).with("--lanes", 2)
 }
 
@@ -117,7 +117,7 @@ fn without_leave_the_first_refused_row_stops_the_load() {
     let text = Style::CSV.bytes(&rows);
     let path = file(dir.path(), "rows.csv.gz", gzip(&text));
     let db = picky("alter table chunks add constraint small check ((metadata->>'n')::int <> 6000)");
-    let stopped = load(&db, &path).with("--memory", "64MiB").run().exits(4).state("stopped");
+    let stopped = load(&db, &path).run().exits(4).state("stopped");
     let stopped = stopped.says("violates check constraint \"small\"").says("rows.csv.gz, line ");
     let reject = &rejects(&db, &stopped)[0];
     // The place is exact, as it is for rows that vecload itself refuses.
@@ -127,7 +127,7 @@ fn without_leave_the_first_refused_row_stops_the_load() {
     assert_eq!(record, 6_001);
     assert!(String::from_utf8_lossy(&text[byte..]).contains("000006000 chunk"), "{reject}");
     assert_eq!(text[..byte].iter().filter(|byte| **byte == b'\n').count() + 1, line);
-    let more = load(&db, &path).with("--memory", "64MiB").with("--max-rejects", 1);
+    let more = load(&db, &path).with("--max-rejects", 1);
     let committed = db.count("chunks").cast_unsigned();
     more.run().exits(3).rows(ROWS - 1 - committed, 1, committed);
     Rows::are_all_in(&[&rows.bad([6_000])], &db, "chunks");
@@ -144,8 +144,8 @@ fn a_table_that_refuses_whole_blocks_stops_the_load_with_the_constraint_named() 
     // Ids of other hands: the sequence is behind the table.
     db.run(
         "alter table chunks drop constraint nothing;
-         insert into chunks (id, channel_id, content, embedding)
-             select g, 1, 'other', array_fill(0.5, array[16])::vector from generate_series(1, 60000) g",
+         insert into chunks (id, channel_id, user_id, content, embedding)
+             select g, 1, 1, 'other', array_fill(0.5, array[16])::vector from generate_series(1, 60000) g",
     );
     load(&db, &path)
         .with("--max-rejects", "all")

@@ -183,6 +183,44 @@ fn without_retries_a_load_whose_sessions_end_fails_and_goes_on() {
     Rows::are_all_in(&[&rows], &db, "chunks");
 }
 
+/// Does something to the table in the middle of a load.
+fn meddled_with(sql: &str) -> (Db, Rows, Outcome, tempfile::TempDir) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rows = Rows::new(30_000, 64);
+    let path = rows.write(dir.path(), "rows.parquet");
+    let db = slow_db(64);
+    let running = small_blocks(Load::of(&path)).into(&db).start();
+    wait_for_blocks(&db, &running, 3);
+    db.run(sql);
+    (db, rows, running.outcome(), dir)
+}
+
+#[test]
+fn rows_truncated_in_mid_load_are_missed_at_its_end() {
+    let (db, _, outcome, _dir) = meddled_with("truncate chunks");
+    let load = outcome.exits(1).state("failed").says("truncated, rewritten or restored").load();
+    assert!(db.count("chunks") < 30_000);
+    vecload(["loads", "undo", &load.to_string()]).into(&db).run().exits(0);
+    assert_eq!(db.count("chunks"), 0);
+}
+
+#[test]
+fn a_table_rewritten_in_mid_load_keeps_its_rows() {
+    let (db, rows, outcome, _dir) = meddled_with("vacuum full chunks");
+    outcome.exits(0).state("complete").rows(30_000, 0, 0);
+    Rows::are_all_in(&[&rows], &db, "chunks");
+}
+
+#[test]
+fn a_table_swapped_in_mid_load_is_noticed() {
+    let (db, _, outcome, _dir) =
+        meddled_with("alter table chunks rename to old; create table chunks (like old including all)");
+    outcome.exits(1).state("failed");
+    let rows: i64 = db.one("select (select count(*) from old) + (select count(*) from chunks)");
+    let known: i64 = db.one(&format!("select coalesce(sum(rows), 0)::bigint from {LEDGER}.blocks"));
+    assert_eq!(rows, known, "each committed block is in one of the two");
+}
+
 #[test]
 fn a_limit_loads_the_first_rows_and_a_later_run_the_others() {
     let dir = tempfile::tempdir().expect("a directory");
