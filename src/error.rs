@@ -15,7 +15,7 @@ pub enum Kind {
     Failed,
     /// Stopped because more rows were rejected than `--max-rejects` allows.
     RejectLimit,
-    /// Stopped by SIGINT or SIGTERM.
+    /// Stopped by a signal.
     Interrupted,
     /// A failed invariant or a panicked stage: our fault.
     Bug,

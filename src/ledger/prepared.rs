@@ -16,10 +16,11 @@ use crate::postgres::pg_error;
 /// Citus recovers by itself every minute (`citus.recover_2pc_interval`).
 const RECOVERY_MAX: Duration = Duration::from_secs(90);
 
-const LEFT: &str = "select coalesce(n.nodename || ':' || n.nodeport, 'of the coordinator'), r.success, r.result
+const LEFT: &str =
+    "select coalesce(n.nodename || ':' || n.nodeport, 'of the coordinator'), r.success, r.result
     from run_command_on_all_nodes(
         $$select coalesce(string_agg(gid, ' '), '') from pg_prepared_xacts
-          where gid like 'citus\_%' and database = current_database()$$) r
+          where gid like 'citus@_%' escape '@' and database = current_database()$$) r
     left join pg_dist_node n on n.nodeid = r.nodeid";
 
 /// Waits until what is prepared on any node now is committed or rolled back.
