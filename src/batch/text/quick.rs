@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn usual_texts_are_quick_and_others_are_left() {
-        let quick = |text: &str| super::quick(format!("{text},{}", "1".repeat(32)).as_bytes(), 0, b',');
+        let quick = |text: &str| quick(format!("{text},{}", "1".repeat(32)).as_bytes(), 0, b',');
         for text in [
             "0.1",
             "-0.0987",
