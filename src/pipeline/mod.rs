@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicI32, AtomicUsize};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures::future::try_join_all;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, channel};
@@ -108,16 +109,23 @@ impl Attempt {
         let label = format!("vecload load {}", self.run.load_id);
 
         let source_ids: Arc<[i64]> = self.sources.iter().map(|source| source.source_id).collect();
-        // Writers first: nothing is read before there is somewhere for it to go.
+        // Sessions first: nothing is read before there is somewhere for it to go. A server takes its time to start
+        // one, so they are all started at once.
         let writer_count = self.plan.settings.writers;
-        let mut writers = Vec::with_capacity(writer_count);
-        for number in 1..=writer_count {
+        let writers = try_join_all((1..=writer_count).map(async |number| {
             let session = self.session(&format!("{label} writer {number}")).await?;
             let ledger = BlockLedger::prepare(&session, self.run, Arc::clone(&source_ids)).await?;
-            writers.push(Writer::prepare(session, endpoint.clone(), ledger).await?);
-        }
-        let ids = self.start_ids(&label).await?;
-        let reject_session = self.session(&format!("{label} rejects")).await?;
+            Writer::prepare(session, endpoint.clone(), ledger).await
+        }));
+        let units_session = async {
+            match self.plan.sources.iter().any(|source| source.extent().is_none()) {
+                true => self.session(&format!("{label} units")).await.map(Some),
+                false => Ok(None),
+            }
+        };
+        let rejects_name = format!("{label} rejects");
+        let (writers, ids, reject_session, units_session) =
+            tokio::try_join!(writers, self.start_ids(&label), self.session(&rejects_name), units_session)?;
 
         let (block_sender, block_receiver) = channel::<HeldBlock>(2 * writer_count);
         let (reject_sender, reject_receiver) = channel::<RejectSlice>(REJECT_QUEUE);
@@ -140,10 +148,6 @@ impl Attempt {
         // Only writers hold the receiver now: when the last has gone, lanes notice.
         drop(block_receiver);
 
-        let units_session = match self.plan.sources.iter().any(|source| source.extent().is_none()) {
-            true => Some(self.session(&format!("{label} units")).await?),
-            false => None,
-        };
         let (work_sender, work) = crossbeam_channel::bounded(self.plan.settings.lanes);
         let feeder = Feeder {
             plan: Arc::clone(&self.plan),
