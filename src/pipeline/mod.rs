@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicUsize};
 use std::thread;
 
-use futures::future::OptionFuture;
+use futures::future::{OptionFuture, try_join_all};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::channel;
@@ -108,60 +108,18 @@ impl Attempt {
     /// from outside as from inside.
     async fn execute(self, budgets: Budgets, control: &Control) -> Result<()> {
         let stop = Arc::clone(&self.connector.stop);
-        let (endpoint, _) = Endpoint::of(&self.plan.target, &self.plan.copy_columns);
         let source_ids: Arc<[i64]> = self.sources.iter().map(|source| source.source_id).collect();
-        // Writers first: nothing is read before there is somewhere for it to go.
-        let writer_count = self.plan.settings.writers;
-        let mut watched: Vec<Arc<Watched>> = Vec::new();
-        let mut watch = |name: String| {
-            let entry = Watched::new(name);
-            watched.push(Arc::clone(&entry));
-            entry
-        };
-        let numbers = Arc::<AtomicI32>::default();
-        let mut writers = Vec::with_capacity(writer_count);
-        for number in 1..=writer_count {
-            let mut writer = BlockWriter {
-                connector: self.connector.clone(),
-                endpoint: endpoint.clone(),
-                run: self.run,
-                source_ids: Arc::clone(&source_ids),
-                asynchronous: self.asynchronous,
-                watched: watch(format!("writer {number}")),
-                numbers: Arc::clone(&numbers),
-                plan: Arc::clone(&self.plan),
-                limit: Arc::clone(&self.limit),
-                counters: Arc::clone(&self.counters),
-                writer: None,
-                unsettled: None,
-            };
-            writer.open().await?;
-            writers.push(writer);
-        }
-        let steady = |watched: Arc<Watched>| Steady::open(self.connector.clone(), watched);
-        let (ids, filling) = match &self.plan.ids {
-            Some(ids) => {
-                let session = steady(watch("ids".into())).await?;
-                let rows = self.plan.rows().unwrap_or(u64::MAX);
-                let (pool, filling) = IdPool::new(session, ids.sequence.clone(), ids.width, rows);
-                (Some(pool), Some(filling))
-            }
-            None => (None, None),
-        };
-        let reject_session = steady(watch("rejects".into())).await?;
-        let units_session = match self.plan.sources.iter().any(|source| source.extent().is_none()) {
-            true => Some(Mutex::new(steady(watch("units".into())).await?)),
-            false => None,
-        };
+        let Sessions { watched, writers, ids, rejects, units } = self.open_sessions(&source_ids).await?;
+        let (ids, filling) = ids.unzip();
 
-        let (block_sender, block_receiver) = channel::<HeldBlock>(2 * writer_count);
+        let (block_sender, block_receiver) = channel::<HeldBlock>(2 * writers.len());
         let (reject_sender, reject_receiver) = channel::<RejectSlice>(REJECT_QUEUE);
         let block_receiver = Arc::new(Mutex::new(block_receiver));
-        let mut tasks = Vec::with_capacity(writer_count + 1);
+        let mut tasks = Vec::with_capacity(writers.len());
         for writer in writers {
             tasks.push(tokio::spawn(writer.run(Arc::clone(&block_receiver))));
         }
-        let rejects = write_rejects(reject_session, self.run, source_ids, reject_receiver, Arc::clone(&stop));
+        let rejects = write_rejects(rejects, self.run, source_ids, reject_receiver, Arc::clone(&stop));
         // Only writers hold the receiver now: when the last has gone, lanes notice.
         drop(block_receiver);
 
@@ -174,7 +132,7 @@ impl Attempt {
             extents: self.extents,
             work: work_sender,
             lane_memory: budgets.lanes.clone(),
-            session: units_session,
+            session: units.map(Mutex::new),
             counters: Arc::clone(&self.counters),
             stop: Arc::clone(&stop),
             window_bytes: AtomicUsize::new(0),
@@ -232,6 +190,67 @@ impl Attempt {
             None => Ok(()),
         }
     }
+
+    /// Opens all sessions: nothing is read before there is somewhere for it to go. A server takes its time to start
+    /// one, so they are all started at once.
+    async fn open_sessions(
+        &self,
+        source_ids: &Arc<[i64]>,
+    ) -> Result<Sessions<impl Future<Output = ()> + use<>>> {
+        let (endpoint, _) = Endpoint::of(&self.plan.target, &self.plan.copy_columns);
+        let mut watched = Vec::new();
+        let mut watch = |name: String| {
+            let entry = Watched::new(name);
+            watched.push(Arc::clone(&entry));
+            entry
+        };
+        let numbers = Arc::<AtomicI32>::default();
+        let writers = try_join_all((1..=self.plan.settings.writers).map(|number| {
+            let mut writer = BlockWriter {
+                connector: self.connector.clone(),
+                endpoint: endpoint.clone(),
+                run: self.run,
+                source_ids: Arc::clone(source_ids),
+                asynchronous: self.asynchronous,
+                watched: watch(format!("writer {number}")),
+                numbers: Arc::clone(&numbers),
+                plan: Arc::clone(&self.plan),
+                limit: Arc::clone(&self.limit),
+                counters: Arc::clone(&self.counters),
+                writer: None,
+                unsettled: None,
+            };
+            async { writer.open().await.map(|()| writer) }
+        }));
+        let steady = |watched: Arc<Watched>| Steady::open(self.connector.clone(), watched);
+        let ids = OptionFuture::from(self.plan.ids.as_ref().map(|ids| {
+            let opening = steady(watch("ids".into()));
+            let rows = self.plan.rows().unwrap_or(u64::MAX);
+            async move {
+                let session = opening.await?;
+                Ok::<_, Error>(IdPool::new(session, ids.sequence.clone(), ids.width, rows))
+            }
+        }));
+        let rejects = steady(watch("rejects".into()));
+        let has_units = self.plan.sources.iter().any(|source| source.extent().is_none());
+        let units = OptionFuture::from(has_units.then(|| steady(watch("units".into()))));
+        let (writers, ids, rejects, units) =
+            tokio::try_join!(writers, async { ids.await.transpose() }, rejects, async {
+                units.await.transpose()
+            })?;
+        Ok(Sessions { watched, writers, ids, rejects, units })
+    }
+}
+
+/// The sessions of an attempt.
+struct Sessions<Filling> {
+    /// All of them.
+    watched: Vec<Arc<Watched>>,
+    writers: Vec<BlockWriter>,
+    ids: Option<(Arc<IdPool>, Filling)>,
+    rejects: Steady,
+    /// Where a source is text.
+    units: Option<Steady>,
 }
 
 fn spawn_lanes(context: &Arc<LaneContext>, count: usize) -> Result<Vec<thread::JoinHandle<()>>> {

@@ -20,7 +20,7 @@ use crate::source::{Place, UnitPart};
 const BATCH_BYTES: usize = 1 << 20;
 const BATCH_ROWS_MAX: usize = 4096;
 
-/// The same for text, in bytes of embeddings and of records.
+/// The same for text, in bytes of embeddings and of what else records hold.
 pub const TEXT_BATCH_BYTES: usize = 512 << 10;
 const TEXT_BATCH_ROWS_MAX: usize = 1024;
 

@@ -6,6 +6,7 @@ pub mod bytes;
 pub mod float;
 pub mod integer;
 pub mod numeric;
+mod quick;
 pub mod times;
 pub mod vector;
 

@@ -1,6 +1,7 @@
 //! Embeddings in text: `[1, 2]` as pgvector and JSON write them, `{1,2}` as PostgreSQL writes arrays, `1;2`.
 
 use super::float::{self, Beyond, Number};
+use super::quick::quick;
 use super::{array, is_space, trim};
 use crate::batch::reject::{Reason, excerpt};
 
@@ -37,8 +38,7 @@ fn read_elements(
     let first = memchr::memchr(separator, &text[at..]).map_or(text.len(), |first| at + first);
     let blank = usize::from(text.get(first + 1) == Some(&b' '));
     loop {
-        if let Some((value, end)) = float::quick(text, at)
-            && text.get(end) == Some(&separator)
+        if let Some((value, end)) = quick(text, at, separator)
             && (blank == 0 || text.get(end + 1) == Some(&b' '))
         {
             out.push(value);

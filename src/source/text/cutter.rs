@@ -18,6 +18,9 @@ pub(super) const FIELDS_MAX: usize = 64 << 10;
 /// A run is worth a search for its end from this length on.
 const RUN_BYTES_MIN: usize = 64;
 
+/// Bytes with several quotes that are read in one go, at most: a quote, the delimiter, a quote.
+const QUOTES_AT_ONCE: usize = 3;
+
 /// csv-core, and what is known of its state.
 pub(super) struct CsvCutter {
     core: csv_core::Reader,
@@ -106,7 +109,12 @@ impl CsvCutter {
                         *read += run + newline;
                         continue;
                     }
-                    1
+                    // A doubled quote, or the next field's quotes, leave it within quotes.
+                    match rest {
+                        [_, b'"', ..] => 2,
+                        [_, next, b'"', ..] if *next == self.delimiter => 3,
+                        _ => 1,
+                    }
                 }
                 Mode::AfterQuote => 1,
                 Mode::Free => {
@@ -176,17 +184,22 @@ impl CsvCutter {
         Ok(result == ReadRecordResult::Record)
     }
 
-    /// Notes where csv-core is after these bytes; quotes are among them only as the last.
+    /// Notes where csv-core is after these bytes.
     fn follow(&mut self, used: &[u8]) {
-        let Some((last, before)) = used.split_last() else { return };
-        let before_last = before.last().map_or(self.at_field, |byte| *byte == self.delimiter);
-        self.mode = match (self.mode, *last) {
-            (Mode::Quoted, b'"') => Mode::AfterQuote,
-            (Mode::AfterQuote, b'"') => Mode::Quoted,
-            (Mode::Free, b'"') if before_last => Mode::Quoted,
-            _ => Mode::Free,
-        };
-        self.at_field = *last == self.delimiter && self.mode == Mode::Free;
+        // Of more bytes only the last can be a quote, and only the one before it tells whether it opens a field.
+        let (before, few) = used.split_at(used.len().saturating_sub(QUOTES_AT_ONCE));
+        if let Some(last) = before.last() {
+            (self.mode, self.at_field) = (Mode::Free, *last == self.delimiter);
+        }
+        for byte in few {
+            self.mode = match (self.mode, *byte) {
+                (Mode::Quoted, b'"') => Mode::AfterQuote,
+                (Mode::Quoted, _) | (Mode::AfterQuote, b'"') => Mode::Quoted,
+                (Mode::Free, b'"') if self.at_field => Mode::Quoted,
+                _ => Mode::Free,
+            };
+            self.at_field = *byte == self.delimiter && self.mode == Mode::Free;
+        }
     }
 
     fn copy(&mut self, run: &[u8], buffer: &mut UnitBuffer, growth: Growth<'_>) -> Result<bool> {

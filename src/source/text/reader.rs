@@ -83,7 +83,8 @@ struct Building {
 }
 
 impl TextReader {
-    /// Reads a part in batches of at most so many rows and bytes, for a target of this dimension.
+    /// Reads a part in batches of at most so many rows, and bytes besides embeddings, for a target of this
+    /// dimension.
     pub fn open(
         part: TextPart,
         projection: Arc<TextProjection>,
@@ -120,7 +121,7 @@ impl TextReader {
         }
         let mut bytes = 0;
         for row in first_row..last_row {
-            bytes += self.part.unit.record_bytes(row as usize);
+            bytes += self.column_bytes(row as usize);
             // The first record goes in whatever its length.
             if bytes > self.batch_bytes && row > first_row {
                 last_row = row;
@@ -167,6 +168,16 @@ impl TextReader {
             malformed: building.malformed,
             positions,
         }))
+    }
+
+    /// Bytes of a record that its columns may take; in JSON Lines all, for what is the embedding is not known yet.
+    fn column_bytes(&self, row: usize) -> usize {
+        let (unit, embedding) = (&self.part.unit, self.projection.embedding);
+        let fields = unit.fields(row);
+        let is_parsed_only = matches!(self.projection.format, TextFormat::Csv(_))
+            && fields.len() > embedding
+            && self.projection.columns.iter().all(|column| column.index != embedding);
+        unit.record_bytes(row) - if is_parsed_only { fields.get(embedding).len() } else { 0 }
     }
 
     fn csv_row(
