@@ -105,11 +105,15 @@ impl Writer {
         if self.endpoint.has_deferrable {
             session.batch_execute("set constraints all immediate").await.map_err(failed)?;
         }
+        fail::fail_point!("block-copied", crate::fault::die);
         self.ledger.record(session, block, number).await?;
+        fail::fail_point!("block-recorded", crate::fault::die);
         session
             .batch_execute("commit")
             .await
-            .map_err(|error| session.error(format!("commit {}", copying()), error))
+            .map_err(|error| session.error(format!("commit {}", copying()), error))?;
+        fail::fail_point!("block-committed", crate::fault::die);
+        Ok(())
     }
 
     /// The means to cancel what the writer is doing.
