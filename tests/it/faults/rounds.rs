@@ -429,15 +429,18 @@ impl<'a> Round<'a> {
                 self.note(&format!("{cut} stalled connections end"));
             }
             Then::Kill { ghost_millis } => {
-                if !running.has_ended_within(Duration::from_millis(300)) {
-                    running.signal(Signal::SIGKILL);
-                    met.kill = true;
-                }
+                let has_ended = running.has_ended_within(Duration::from_millis(300));
                 self.field.proxy.let_newcomers_in();
-                match ghost_millis {
-                    0 => drop(self.field.proxy.cut_stalled()),
-                    time => self.ghost = Some(Duration::from_millis(time)),
+                if has_ended || ghost_millis == 0 {
+                    self.field.proxy.cut_stalled();
+                } else {
+                    self.ghost = Some(Duration::from_millis(ghost_millis));
                 }
+                if has_ended {
+                    return;
+                }
+                running.signal(Signal::SIGKILL);
+                met.kill = true;
                 self.note("the loader is killed");
             }
         }
@@ -448,7 +451,9 @@ impl<'a> Round<'a> {
         self.note(&format!("run {} ended{outcome}", self.tally.runs));
         assert!(!outcome.stderr.contains("panicked"), "a panic");
         if let Some(signal) = outcome.signal() {
-            assert!(met.kill && signal == 9, "ended by signal {signal}");
+            // A signal may come before anybody listens for it.
+            let is_new_born = met.signal && outcome.stderr.is_empty();
+            assert!(signal == 9 && met.kill || is_new_born, "ended by signal {signal}");
             return None;
         }
         match outcome.code() {
