@@ -95,7 +95,7 @@ impl Strike {
     /// The n-th strike of a round, and its moment.
     pub(crate) fn draw(seed: u64, number: u64) -> (Moment, Self) {
         let dice = &mut Dice::of(seed, 1_000 + number);
-        let moment = Moment::draw(dice);
+        let mut moment = Moment::draw(dice);
         let which = if dice.one_in(2) { Which::All } else { Which::One(dice.of_range(0..100)) };
         let ending = dice.pick(&[Ending::Close, Ending::Reset]);
         let then = match dice.of_range(0..4) {
@@ -104,7 +104,7 @@ impl Strike {
             // Beyond 5 s the next run takes the ghost for a living loader.
             _ => Then::Kill { ghost_millis: dice.pick(&[0, 0, 300, 1_500, 6_500]) },
         };
-        let strike = match dice.of_range(0..16) {
+        let strike = match dice.of_range(0..18) {
             0..=2 => Self::Kill,
             3 | 4 => {
                 let signal = dice.pick(&[Signal::SIGINT, Signal::SIGTERM]);
@@ -123,7 +123,9 @@ impl Strike {
                     Loss::Either,
                     Loss::Silence,
                 ]);
-                Self::Commit { ambush: Ambush { after: dice.of_range(0..8), loss, ending }, then }
+                // Something has to be left for it.
+                moment = Moment::Part(dice.of_range(0..300));
+                Self::Commit { ambush: Ambush { after: dice.of_range(0..6), loss, ending }, then }
             }
         };
         (moment, strike)

@@ -113,9 +113,9 @@ impl Proxy {
         Self { port, shared, stop, thread: Some(thread.expect("start the proxy")) }
     }
 
-    /// Its port.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+    /// The URL of a database, through it.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("postgresql://vecload@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
     /// The server was started again, perhaps with another socket.
@@ -174,9 +174,9 @@ impl Proxy {
         lock(&self.shared.ambush).is_some()
     }
 
-    /// Waits no longer.
-    pub(crate) fn leave_ambush(&self) {
-        *lock(&self.shared.ambush) = None;
+    /// Waits no longer; says whether it still did.
+    pub(crate) fn leave_ambush(&self) -> bool {
+        lock(&self.shared.ambush).take().is_some()
     }
 
     fn links(&self) -> Vec<Arc<Link>> {

@@ -41,8 +41,8 @@ impl Source {
         let kind = ["parquet", "CSV", "gzip CSV", "standard input", "synthetic", "several files"];
         let kind = kind[(seed % 6) as usize];
         let dim = dice.pick(&[32, 64, 128]);
-        // Some 10 to 20 MB of tuples.
-        let count = dice.of_range(10..20) * 1_000_000 / (dim as u64 * 4 + 150);
+        // Some 20 to 40 MB of tuples.
+        let count = dice.of_range(20..40) * 1_000_000 / (dim as u64 * 4 + 150);
         let has_bad_rows = dice.one_in(3);
         let mut make = |count: u64, first: u64| {
             let group = dice.of_range(1_000..9_000) as usize;
