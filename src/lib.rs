@@ -11,7 +11,8 @@
 //!
 //! Around it: [`postgres`] connects and knows the catalog, [`mod@index`] drops and builds indexes, [`report`]
 //! tells what happened, [`search`] finds rows again, [`mod@generate`] writes synthetic rows to files,
-//! [`embedded`] runs a server, [`config`] reads `pipeline.toml`, and [`cli`] is the command line.
+//! [`embedded`] runs a server, [`config`] reads `pipeline.toml`, and [`cli`] is the command line. [`mod@fault`] has the
+//! places where tests let the process die.
 
 pub mod batch;
 pub mod cli;
@@ -19,6 +20,7 @@ pub mod config;
 pub mod copy;
 pub mod embedded;
 pub mod error;
+pub mod fault;
 pub mod generate;
 pub mod index;
 pub mod ledger;

@@ -20,6 +20,7 @@ use files::{
 /// itself in this list, so there is no circle, save for the pairs in [`MUTUAL`]. Unit tests may use anything.
 const ARROWS: &[(&str, &str)] = &[
     ("error", ""),
+    ("fault", ""),
     ("memory", ""),
     ("copy", ""),
     ("postgres", "error"),
@@ -28,15 +29,15 @@ const ARROWS: &[(&str, &str)] = &[
     ("partition", "batch copy error memory source"),
     ("route", "postgres"),
     ("index", "error postgres"),
-    ("ledger", "batch copy error index postgres source"),
-    ("writer", "copy error ledger postgres route"),
+    ("ledger", "batch copy error fault index postgres source"),
+    ("writer", "copy error fault ledger postgres route"),
     ("search", "batch error postgres"),
     ("generate", "error source"),
     ("embedded", "error postgres"),
     ("config", "error index pipeline postgres"),
     ("report", "pipeline postgres route"),
     ("pipeline", "batch config copy error index ledger memory partition postgres report route source writer"),
-    ("cli", "batch config embedded error generate index ledger pipeline postgres report search source"),
+    ("cli", "batch config embedded error fault generate index ledger pipeline postgres report search source"),
 ];
 
 /// Modules that use each other, and why that is borne.

@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 
 /// Runs the command line of this process; gives its exit code.
 pub fn main() -> ExitCode {
+    crate::fault::set_up();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

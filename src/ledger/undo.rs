@@ -67,6 +67,7 @@ pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
                 transaction.execute(&delete, &[&ranges.0, &ranges.1]).await.map_err(failed)?.cast_signed();
         }
         transaction.commit().await.map_err(failed)?;
+        fail::fail_point!("undo-between", crate::fault::die);
         undone.deleted += deleted;
         undone.gone += rows - deleted;
     }

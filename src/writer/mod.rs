@@ -147,10 +147,14 @@ impl Writer {
         if self.endpoint.has_deferrable {
             self.execute("set constraints all immediate").await?;
         }
+        fail::fail_point!("block-copied", crate::fault::die);
         self.ledger.record(&self.session, block, rejects, number).await?;
+        fail::fail_point!("block-recorded", crate::fault::die);
         watched.beat();
         self.commit_sent.store(true, Ordering::Relaxed);
-        self.execute("commit").await
+        self.execute("commit").await?;
+        fail::fail_point!("block-committed", crate::fault::die);
+        Ok(())
     }
 
     /// Sends the data of one COPY; tells how many rows the server took.

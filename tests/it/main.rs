@@ -15,6 +15,7 @@ mod connect;
 mod corpus;
 mod damage;
 mod embedded;
+mod faults;
 mod floats;
 mod generate;
 mod help;

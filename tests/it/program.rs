@@ -208,6 +208,12 @@ impl Running {
         std::fs::read_to_string(self.scratch.path().join("stderr")).unwrap_or_default()
     }
 
+    /// Waits for its end, but no longer than this; says whether it has ended.
+    pub(crate) fn has_ended_within(&mut self, patience: Duration) -> bool {
+        let ended = self.runtime.block_on(async { tokio::time::timeout(patience, self.child.wait()).await });
+        ended.is_ok()
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub(crate) fn outcome(self) -> Outcome {
@@ -218,8 +224,9 @@ impl Running {
         outcome
     }
 
+    /// Waits for its end, whatever that may be.
     #[track_caller]
-    fn outcome_of_any_end(mut self) -> Outcome {
+    pub(crate) fn outcome_of_any_end(mut self) -> Outcome {
         let ended =
             self.runtime.block_on(async { tokio::time::timeout(self.patience, self.child.wait()).await });
         let read = |name: &str| {
@@ -271,6 +278,11 @@ impl Outcome {
     /// The exit code.
     pub(crate) fn code(&self) -> i32 {
         self.status.code().unwrap_or(-1)
+    }
+
+    /// The signal that ended it.
+    pub(crate) fn signal(&self) -> Option<i32> {
+        self.status.signal()
     }
 
     /// The state in the report.

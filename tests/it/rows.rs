@@ -1,5 +1,6 @@
 //! Parquet files that tests write, and the proof that exactly their rows are in a table.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,6 +63,11 @@ impl Rows {
     /// How many they are.
     pub(crate) fn count(&self) -> u64 {
         self.numbers.end - self.numbers.start
+    }
+
+    /// How many of them have a NaN.
+    pub(crate) fn count_bad(&self) -> u64 {
+        self.bad.iter().filter(|row| self.numbers.contains(row)).count() as u64
     }
 
     /// The rows as text: channel, user, content, embedding, metadata.
@@ -130,16 +136,30 @@ impl Rows {
     /// Proves that a table holds the good rows of these sources once each, bit for bit, and nothing else.
     #[track_caller]
     pub(crate) fn are_all_in(sources: &[&Self], session: &Session, table: &str) {
-        let query =
-            format!("select content, channel_id, user_id, embedding, metadata::text from {table} order by 1");
-        let mut found = session.binary(&query).into_iter();
-        let mut wanted: Vec<(u64, &Self)> = Vec::new();
-        for source in sources {
-            let good = source.numbers.clone().filter(|row| !source.bad.contains(row));
-            wanted.extend(good.map(|row| (row, *source)));
+        if let Some(differences) = Self::differences(sources, session, table) {
+            panic!("{table} differs from its sources: {differences}");
         }
-        wanted.sort_by_key(|(row, _)| *row);
-        for (row, source) in wanted {
+    }
+
+    /// What of a table is not as these sources have it, with examples.
+    pub(crate) fn differences(sources: &[&Self], session: &Session, table: &str) -> Option<String> {
+        let mut wanted: BTreeMap<u64, (usize, &Self)> = BTreeMap::new();
+        for source in sources {
+            for row in source.numbers.clone().filter(|row| !source.bad.contains(row)) {
+                wanted.entry(row).or_insert((0, *source)).0 += 1;
+            }
+        }
+        let mut found: BTreeMap<u64, usize> = BTreeMap::new();
+        let [mut foreign, mut altered, mut lost, mut doubled] = [const { Vec::new() }; 4];
+        let query = format!("select content, channel_id, user_id, embedding, metadata::text from {table}");
+        for fields in session.binary(&query) {
+            let content = String::from_utf8_lossy(fields[0].as_deref().unwrap_or_default()).into_owned();
+            let number = content.get(..9).and_then(|digits| digits.parse().ok());
+            let Some((row, (_, source))) = number.and_then(|row| Some((row, wanted.get(&row)?))) else {
+                foreign.push(content);
+                continue;
+            };
+            *found.entry(row).or_default() += 1;
             let expected = [
                 source.content(row).into_bytes(),
                 source.channel(row).to_be_bytes().to_vec(),
@@ -147,16 +167,24 @@ impl Rows {
                 vector_bytes(&embedding(row, source.dim)),
                 metadata(row).into_bytes(),
             ];
-            let Some(fields) = found.next() else { panic!("{table} ends before row {row}") };
-            for (field, expected) in fields.iter().zip(&expected) {
-                assert!(
-                    field.as_ref() == Some(expected),
-                    "{table}: row {row}, or what stands in its place, differs"
-                );
+            if !fields.iter().zip(&expected).all(|(field, expected)| field.as_ref() == Some(expected)) {
+                altered.push(content);
             }
         }
-        let left = found.count();
-        assert_eq!(left, 0, "{table} holds {left} rows too many");
+        for (row, (times, source)) in &wanted {
+            let is_there = found.get(row).copied().unwrap_or(0);
+            if is_there < *times {
+                lost.push(source.content(*row));
+            } else if is_there > *times {
+                doubled.push(source.content(*row));
+            }
+        }
+        let kinds = [("lost", lost), ("more often than they should be", doubled), ("altered", altered)];
+        let all = kinds.into_iter().chain([("of no source, or rejected", foreign)]);
+        let told = all.filter(|(_, rows)| !rows.is_empty()).map(|(what, rows)| {
+            format!("{} rows are {what}, such as {:?}", rows.len(), &rows[..rows.len().min(5)])
+        });
+        Some(told.collect::<Vec<_>>().join("; ")).filter(|told| !told.is_empty())
     }
 }
 

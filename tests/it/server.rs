@@ -224,15 +224,20 @@ impl Db {
 
     /// Makes a table as `vecload migrate` does, without indexes.
     pub(crate) fn table(&self, name: &str, dim: usize) -> &Self {
-        self.run(&format!(
-            "create sequence {name}_id_seq;
-             create table {name} (id bigint not null default nextval('{name}_id_seq'), channel_id bigint not null,
-                 user_id bigint not null, content text not null, embedding vector({dim}) not null,
-                 metadata jsonb not null default '{{}}', created_at timestamptz not null default now(),
-                 primary key (id, channel_id))"
-        ));
+        make_table(&self.session, name, dim);
         self
     }
+}
+
+/// Makes a table as `vecload migrate` does, without indexes.
+pub(crate) fn make_table(session: &Session, name: &str, dim: usize) {
+    session.run(&format!(
+        "create sequence {name}_id_seq;
+         create table {name} (id bigint not null default nextval('{name}_id_seq'), channel_id bigint not null,
+             user_id bigint not null, content text not null, embedding vector({dim}) not null,
+             metadata jsonb not null default '{{}}', created_at timestamptz not null default now(),
+             primary key (id, channel_id))"
+    ));
 }
 
 impl Deref for Db {

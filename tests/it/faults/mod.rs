@@ -1,0 +1,9 @@
+//! Whatever is killed, every row of a source is in the table once: deaths at named points, rounds of random faults.
+
+mod commits;
+mod dice;
+mod own_server;
+mod points;
+mod proxy;
+mod rounds;
+mod source;
