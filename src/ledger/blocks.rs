@@ -37,8 +37,9 @@ impl BlockLedger {
         let fence = "select token = $2 from vecload_ledger.loads where load_id = $1 for share";
         let insert =
             "insert into vecload_ledger.blocks (load_id, run, block, target, relfilenode, rows, source_ids, units,
-                first_rows, last_rows, hash_lows, hash_highs, slice_rows, id_firsts, id_lasts, checksum)
-            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+                first_rows, last_rows, hash_lows, hash_highs, slice_rows, id_firsts, id_lasts, checksum,
+                source_range)
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, int8range($17, $18, '[]'))";
         Ok(Self {
             run,
             source_ids,
@@ -87,6 +88,8 @@ impl BlockLedger {
                     &id_firsts,
                     &id_lasts,
                     &block.checksum(),
+                    &source_ids.iter().min(),
+                    &source_ids.iter().max(),
                 ],
             )
             .await

@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio_postgres::{Client, Row, Transaction};
 
 use super::blocks::Run;
+use super::compaction::delete_replaced;
 use super::coverage::{Coverage, CoveredSlice};
 use super::known::{exact, full_hashes, known_sources, likely, same_content, unchanged_since_interrupted};
 use super::units::{KnownUnits, known_units};
-use super::{ALIVE_LOCK, START_LOCK};
+use super::{ALIVE_LOCK, MAY_HOLD_SOURCES, START_LOCK};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Target;
 use crate::postgres::pg_error;
@@ -104,6 +105,7 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
     for load_id in &unfinished {
         take_over(&transaction, *load_id).await?;
     }
+    finish_compactions(&transaction, &choices).await?;
     let mut claim = Claim::nothing();
     if unfinished.is_empty() && choices.iter().all(Choice::is_complete) {
         claim.load_id = choices.first().and_then(Choice::load_id).unwrap_or(0);
@@ -243,6 +245,20 @@ impl Claim {
             sources: Vec::new(),
         }
     }
+}
+
+/// Deletes what merged rows stand for, of loads that were cut off before they did.
+async fn finish_compactions(transaction: &Transaction<'_>, choices: &[Choice]) -> Result<()> {
+    let loads: BTreeSet<i64> = choices.iter().filter_map(Choice::load_id).collect();
+    let loads: Vec<i64> = loads.into_iter().collect();
+    let cut_off =
+        "select distinct load_id, token from vecload_ledger.blocks join vecload_ledger.loads using (load_id)
+        where replaces is not null and load_id = any($1)";
+    let rows = transaction.query(cut_off, &[&loads]).await;
+    for row in rows.map_err(|error| pg_error("look up compactions that were cut off", error))? {
+        delete_replaced(transaction, row.get(0), row.get(1)).await?;
+    }
+    Ok(())
 }
 
 /// Turns away the run that held a load: refused if it is alive, else fenced off.
@@ -402,25 +418,21 @@ async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result
     }
     let index: HashMap<i64, usize> = ids.iter().enumerate().map(|(index, id)| (*id, index)).collect();
     let unsigned = |row: &Row, column: &str| row.get::<_, i64>(column).cast_unsigned();
-    let slices = client
-        .query(
-            "select s.* from vecload_ledger.blocks b,
-                 unnest(b.source_ids, b.units, b.first_rows, b.last_rows, b.hash_lows, b.hash_highs, b.slice_rows)
-                     as s(source_id, unit, first_row, last_row, hash_low, hash_high, rows)
-             where b.source_ids && $1::bigint[] and s.source_id = any($1)",
-            &[&ids],
-        )
-        .await
-        .map_err(failed)?;
-    for row in &slices {
+    let slices = format!(
+        "select s.* from vecload_ledger.current_blocks b,
+             unnest(b.source_ids, b.units, b.first_rows, b.last_rows, b.hash_lows, b.hash_highs, b.slice_rows)
+                 as s(source_id, unit, first_row, last_row, hash_low, hash_high, rows)
+         where b.{MAY_HOLD_SOURCES} and s.source_id = any($1)"
+    );
+    for row in client.query(&slices, &[&ids]).await.map_err(failed)? {
         let slice = CoveredSlice {
-            first_row: unsigned(row, "first_row"),
-            last_row: unsigned(row, "last_row"),
+            first_row: unsigned(&row, "first_row"),
+            last_row: unsigned(&row, "last_row"),
             hash_low: row.get("hash_low"),
             hash_high: row.get("hash_high"),
         };
         let coverage = &mut sources[index[&row.get("source_id")]].coverage;
-        coverage.add_slice(row.get::<_, i32>("unit").cast_unsigned(), slice, unsigned(row, "rows"));
+        coverage.add_slice(row.get::<_, i32>("unit").cast_unsigned(), slice, unsigned(&row, "rows"));
     }
     let ranges = "select source_id, unit, first_row, last_row from vecload_ledger.reject_slices
         where source_id = any($1)";

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use tokio_postgres::Client;
 
+use super::MAY_HOLD_SOURCES;
 use crate::error::{Error, Result};
 use crate::postgres::pg_error;
 
@@ -24,10 +25,12 @@ pub async fn balance(
 ) -> Result<(HashMap<i64, SourceBalance>, u64)> {
     let failed = |error| pg_error("read the balance from the ledger", error);
     let mut balances: HashMap<i64, SourceBalance> = HashMap::new();
-    let loaded = "select s.source_id, sum(s.rows)::bigint as rows
-        from vecload_ledger.blocks b, unnest(b.source_ids, b.slice_rows) as s(source_id, rows)
-        where b.source_ids && $1::bigint[] and s.source_id = any($1) group by 1";
-    for row in client.query(loaded, &[&source_ids]).await.map_err(failed)? {
+    let loaded = format!(
+        "select s.source_id, sum(s.rows)::bigint as rows
+         from vecload_ledger.current_blocks b, unnest(b.source_ids, b.slice_rows) as s(source_id, rows)
+         where b.{MAY_HOLD_SOURCES} and s.source_id = any($1) group by 1"
+    );
+    for row in client.query(&loaded, &[&source_ids]).await.map_err(failed)? {
         balances.entry(row.get(0)).or_default().loaded = row.get::<_, i64>(1).cast_unsigned();
     }
     let rejected =
@@ -37,7 +40,7 @@ pub async fn balance(
     }
     let by_run = match run {
         Some((load_id, run)) => {
-            let sum = "select coalesce(sum(rows), 0)::bigint from vecload_ledger.blocks
+            let sum = "select coalesce(sum(rows), 0)::bigint from vecload_ledger.current_blocks
                 where load_id = $1 and run = $2";
             client.query_one(sum, &[&load_id, &run]).await.map_err(failed)?.get::<_, i64>(0).cast_unsigned()
         }

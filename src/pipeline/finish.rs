@@ -1,10 +1,13 @@
 //! The end of a load: the balance from the ledger decides what may be called done.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use super::counters::{Bottleneck, Counters};
 use super::load::{Figures, LoadOutcome, Prepared, at_least_a_millisecond, blocking};
+use super::plan::Reading;
 use crate::error::{Error, Kind, Result};
+use crate::ledger::compaction::compact;
 use crate::ledger::generations;
 use crate::ledger::settle::{balance, complete_source, finish_load};
 use crate::postgres::catalog::Target;
@@ -74,7 +77,25 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
         .hint("load again; the ledger counts for the table that is gone"));
     };
     let id_column = load.plan.ids.as_ref().map(|ids| ids.column.as_str());
-    generations::check(&load.control, &now, id_column, &ids).await
+    generations::check(&load.control, &now, id_column, &ids).await?;
+    compact_blocks(load).await;
+    Ok(())
+}
+
+/// Makes the ledger's rows about this load few. That all rows are in does not hang on it.
+async fn compact_blocks(load: &Prepared) {
+    let Some(run) = load.claim.run else { return };
+    let sources = load.source_ids().into_iter().zip(&load.plan.sources);
+    let by_id: HashMap<i64, &Reading> = sources.map(|(id, source)| (id, &source.reading)).collect();
+    let unit_rows = |source_id: i64, unit: u32| match by_id.get(&source_id)? {
+        Reading::Parquet { unit_rows, .. } | Reading::Synthetic { unit_rows, .. } => {
+            unit_rows.get(unit as usize).copied()
+        }
+        Reading::Text { .. } => None,
+    };
+    if let Err(error) = compact(&load.control, run, &unit_rows).await {
+        tracing::warn!("the ledger's rows about load {} stay many: {error}", run.load_id);
+    }
 }
 
 /// Records how the load ended and writes its report.
