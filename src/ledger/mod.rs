@@ -6,6 +6,7 @@
 
 pub mod blocks;
 pub mod claim;
+mod committed;
 pub mod compaction;
 pub mod coverage;
 pub mod generations;

@@ -31,54 +31,58 @@ pub async fn record(
 ) -> Result<()> {
     let failed = |error| pg_error("record rejected rows in the ledger", error);
     let transaction = client.transaction().await.map_err(failed)?;
-    for slice in slices {
-        let source_id = source_ids[slice.source];
-        let unit = slice.unit.cast_signed();
-        let of = |text: fn(&Reject) -> String| slice.rejects.iter().map(text).collect::<Vec<_>>();
-        let at = |number: fn(Position) -> u64| -> Vec<Option<i64>> {
-            slice.rejects.iter().map(|reject| reject.position.map(|at| number(at).cast_signed())).collect()
-        };
-        let rows: Vec<i64> = slice.rejects.iter().map(|reject| reject.row.cast_signed()).collect();
-        transaction
-            .execute(
-                "insert into vecload_ledger.rejects (source_id, unit, row, load_id, column_name, class, reason, excerpt,
-                      line, record, byte)
-                 select $1, $2, r.row, $3, r.column_name, r.class, r.reason, r.excerpt, r.line, r.record, r.byte
-                 from unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bigint[],
-                         $10::bigint[], $11::bigint[])
-                     as r(row, column_name, class, reason, excerpt, line, record, byte)
-                 on conflict (source_id, unit, row) do nothing",
-                &[
-                    &source_id,
-                    &unit,
-                    &load_id,
-                    &rows,
-                    &of(|reject| reject.column.clone()),
-                    &of(|reject| reject.reason.class().to_string()),
-                    &of(|reject| reject.reason.to_string()),
-                    &of(|reject| reject.excerpt.clone()),
-                    &at(|position| position.line),
-                    &at(|position| position.record),
-                    &at(|position| position.byte),
-                ],
-            )
-            .await
-            .map_err(failed)?;
-        transaction
-            .execute(
-                "insert into vecload_ledger.reject_slices (source_id, unit, first_row, last_row, rejects, load_id)
-                 values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
-                &[
-                    &source_id,
-                    &unit,
-                    &slice.first_row.cast_signed(),
-                    &slice.last_row.cast_signed(),
-                    &(slice.rejects.len() as i64),
-                    &load_id,
-                ],
-            )
-            .await
-            .map_err(failed)?;
-    }
+    let rejects: Vec<(&RejectSlice, &Reject)> =
+        slices.iter().flat_map(|slice| slice.rejects.iter().map(move |reject| (slice, reject))).collect();
+    let id = |slice: &RejectSlice| source_ids[slice.source];
+    let of = |text: fn(&Reject) -> String| rejects.iter().map(|(_, reject)| text(reject)).collect::<Vec<_>>();
+    let at = |number: fn(Position) -> u64| -> Vec<Option<i64>> {
+        rejects.iter().map(|(_, reject)| reject.position.map(|at| number(at).cast_signed())).collect()
+    };
+    transaction
+        .execute(
+            "insert into vecload_ledger.rejects (source_id, unit, row, load_id, column_name, class, reason, excerpt,
+                  line, record, byte)
+             select r.source_id, r.unit, r.row, $1, r.column_name, r.class, r.reason, r.excerpt, r.line, r.record, r.byte
+             from unnest($2::bigint[], $3::integer[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
+                     $9::bigint[], $10::bigint[], $11::bigint[])
+                 as r(source_id, unit, row, column_name, class, reason, excerpt, line, record, byte)
+             on conflict (source_id, unit, row) do nothing",
+            &[
+                &load_id,
+                &rejects.iter().map(|(slice, _)| id(slice)).collect::<Vec<i64>>(),
+                &rejects.iter().map(|(slice, _)| slice.unit.cast_signed()).collect::<Vec<i32>>(),
+                &rejects.iter().map(|(_, reject)| reject.row.cast_signed()).collect::<Vec<i64>>(),
+                &of(|reject| reject.column.clone()),
+                &of(|reject| reject.reason.class().to_string()),
+                &of(|reject| reject.reason.to_string()),
+                &of(|reject| reject.excerpt.clone()),
+                &at(|position| position.line),
+                &at(|position| position.record),
+                &at(|position| position.byte),
+            ],
+        )
+        .await
+        .map_err(failed)?;
+    let numbers = |number: fn(&RejectSlice) -> u64| -> Vec<i64> {
+        slices.iter().map(|slice| number(slice).cast_signed()).collect()
+    };
+    transaction
+        .execute(
+            "insert into vecload_ledger.reject_slices (source_id, unit, first_row, last_row, rejects, load_id)
+             select s.source_id, s.unit, s.first_row, s.last_row, s.rejects, $1
+             from unnest($2::bigint[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[])
+                 as s(source_id, unit, first_row, last_row, rejects)
+             on conflict do nothing",
+            &[
+                &load_id,
+                &slices.iter().map(id).collect::<Vec<i64>>(),
+                &slices.iter().map(|slice| slice.unit.cast_signed()).collect::<Vec<i32>>(),
+                &numbers(|slice| slice.first_row),
+                &numbers(|slice| slice.last_row),
+                &numbers(|slice| slice.rejects.len() as u64),
+            ],
+        )
+        .await
+        .map_err(failed)?;
     transaction.commit().await.map_err(failed)
 }

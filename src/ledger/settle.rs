@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tokio_postgres::Client;
 
 use super::MAY_HOLD_SOURCES;
+use super::known::SOURCES_PER_STATEMENT;
 use crate::error::{Error, Result};
 use crate::postgres::pg_error;
 
@@ -60,13 +61,21 @@ pub struct Extent {
     pub hash: Option<String>,
 }
 
-/// Marks a source complete and stores its extent.
-pub async fn complete_source(client: &Client, source_id: i64, extent: &Extent) -> Result<()> {
-    let done = "update vecload_ledger.sources set state = 'complete', full_hash = $2, units = $3, rows = $4
-        where source_id = $1 and state = 'open'";
-    let (units, rows) = (extent.units.cast_signed(), extent.rows.cast_signed());
-    let updated = client.execute(done, &[&source_id, &extent.hash, &units, &rows]).await;
-    updated.map(|_| ()).map_err(|error| pg_error("mark a source as complete", error))
+/// Marks sources complete and stores their extents.
+pub async fn complete_sources(client: &Client, complete: &[(i64, Extent)]) -> Result<()> {
+    let done = "update vecload_ledger.sources s
+        set state = 'complete', full_hash = done.hash, units = done.units, rows = done.rows
+        from unnest($1::bigint[], $2::text[], $3::integer[], $4::bigint[]) as done(source_id, hash, units, rows)
+        where s.source_id = done.source_id and state = 'open'";
+    for chunk in complete.chunks(SOURCES_PER_STATEMENT) {
+        let source_ids: Vec<i64> = chunk.iter().map(|(source_id, _)| *source_id).collect();
+        let hashes: Vec<Option<&str>> = chunk.iter().map(|(_, extent)| extent.hash.as_deref()).collect();
+        let units: Vec<i32> = chunk.iter().map(|(_, extent)| extent.units.cast_signed()).collect();
+        let rows: Vec<i64> = chunk.iter().map(|(_, extent)| extent.rows.cast_signed()).collect();
+        let updated = client.execute(done, &[&source_ids, &hashes, &units, &rows]).await;
+        updated.map_err(|error| pg_error("mark sources as complete", error))?;
+    }
+    Ok(())
 }
 
 /// Records how a run ended.

@@ -85,6 +85,11 @@ impl Feeder {
     /// Hands out all that is left to read, as far as `--limit` goes.
     pub fn run(&self) -> Result<()> {
         let mut left = self.plan.settings.limit.unwrap_or(u64::MAX);
+        if let Some(session) = &self.session {
+            // A unit comes before its rows in the server's log, so it is there if they are; small files have one each.
+            let lazily = self.runtime.block_on(session.batch_execute("set synchronous_commit = off"));
+            lazily.map_err(|error| session.error("set up the session for units", error))?;
+        }
         for (index, source) in self.plan.sources.iter().enumerate() {
             match &source.reading {
                 Reading::Parquet { unit_rows, parts, .. } => {

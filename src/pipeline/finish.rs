@@ -1,15 +1,16 @@
 //! The end of a load: the balance from the ledger decides what may be called done.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::counters::{Bottleneck, Counters};
 use super::load::{Figures, LoadOutcome, Prepared, at_least_a_millisecond, blocking};
-use super::plan::Reading;
+use super::plan::{LoadPlan, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::compaction::compact;
 use crate::ledger::generations;
-use crate::ledger::settle::{balance, complete_source, finish_load};
+use crate::ledger::settle::{self, Extent, balance, finish_load};
 use crate::postgres::catalog::Target;
 use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
 use crate::route::Endpoint;
@@ -23,6 +24,7 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
     let ids = load.source_ids();
     let (balances, _) = balance(&load.control, &ids, None).await?;
     let mut left = load.plan.settings.limit.unwrap_or(u64::MAX);
+    let mut complete = Vec::new();
     for (index, (source, claimed)) in load.plan.sources.iter().zip(&load.claim.sources).enumerate() {
         let found = balances.get(&claimed.source_id).copied().unwrap_or_default();
         // A source that `--limit` cut off somewhere has at least what is found of it.
@@ -31,40 +33,32 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
         let wanted = left.min(rows);
         left -= wanted;
         let found_rows = found.loaded + found.rejected;
-        let differs = format!(
-            "the ledger has {} loaded and {} rejected rows of {}, which has {rows}, and {wanted} were asked for",
-            found.loaded, found.rejected, source.place
-        );
+        let differs = || {
+            format!(
+                "the ledger has {} loaded and {} rejected rows of {}, which has {rows}, and {wanted} were asked for",
+                found.loaded, found.rejected, source.place
+            )
+        };
         if found_rows > rows {
             // A row that an earlier run committed is rejected now: the table's columns are others by now.
-            return Err(Error::failed(differs).hint(format!(
+            return Err(Error::failed(differs()).hint(format!(
                 "the table was altered between runs so that it refuses rows that are in it; \
                  vecload loads undo {}, then load again",
                 load.claim.load_id
             )));
         }
         if found_rows < wanted {
-            return Err(Error::bug(differs));
+            return Err(Error::bug(differs()));
         }
-        let Some(extent) = extent.filter(|_| found_rows == rows && !claimed.is_complete) else { continue };
-        let mut extent = extent.clone();
-        if let (Place::File(path), None) = (&source.place, &extent.hash) {
-            let (path, planned) = (path.clone(), source.fingerprint.clone());
-            let hash = blocking(move || {
-                let file = PositionedFile::open(&path).map_err(|error| error.with_kind(Kind::Failed))?;
-                let hash = full_hash(&file)?;
-                // Looked at after all of it was read: it may change even now.
-                if Fingerprint::of(&file)? == planned {
-                    return Ok(hash);
-                }
-                Err(Error::failed(format!("{} changed while it was being loaded", path.display()))
-                    .hint("its rows may be of both versions: vecload loads undo takes them back"))
-            })
-            .await?;
-            extent.hash = Some(hash);
+        if let Some(extent) = extent.filter(|_| found_rows == rows && !claimed.is_complete) {
+            complete.push((index, extent.clone()));
         }
-        complete_source(&load.control, claimed.source_id, &extent).await?;
     }
+    let plan = Arc::clone(&load.plan);
+    let complete = blocking(move || with_hashes(&plan, complete)).await?;
+    let complete: Vec<(i64, Extent)> =
+        complete.into_iter().map(|(index, extent)| (load.claim.sources[index].source_id, extent)).collect();
+    settle::complete_sources(&load.control, &complete).await?;
     // Another session may have truncated the table meanwhile.
     let now = Target::find(&load.control, &load.plan.target.name)
         .await?
@@ -80,6 +74,22 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<()> {
     generations::check(&load.control, &now, id_column, &ids).await?;
     compact_blocks(load).await;
     Ok(())
+}
+
+/// Hashes files that were not read from end to end; each must be what it was when it was opened.
+fn with_hashes(plan: &LoadPlan, mut complete: Vec<(usize, Extent)>) -> Result<Vec<(usize, Extent)>> {
+    for (index, extent) in &mut complete {
+        let source = &plan.sources[*index];
+        let (Place::File(path), None) = (&source.place, &extent.hash) else { continue };
+        let file = PositionedFile::open(path).map_err(|error| error.with_kind(Kind::Failed))?;
+        extent.hash = Some(full_hash(&file)?);
+        // Looked at after all of it was read: it may change even now.
+        if Fingerprint::of(&file)? != source.fingerprint {
+            return Err(Error::failed(format!("{} changed while it was being loaded", path.display()))
+                .hint("its rows may be of both versions: vecload loads undo takes them back"));
+        }
+    }
+    Ok(complete)
 }
 
 /// Makes the ledger's rows about this load few. That all rows are in does not hang on it.

@@ -32,6 +32,9 @@ use crate::source::synthetic::SyntheticOptions;
 /// Shards of a table that a load creates where Citus is.
 const SHARDS: u32 = 32;
 
+/// Empty files that are named, of perhaps very many.
+const EMPTY_SHOWN: usize = 5;
+
 /// The index plan of a load that found rows: it gives back the indexes that it dropped, and adds none.
 pub(super) const REBUILD: &str = "rebuild";
 
@@ -108,13 +111,18 @@ pub async fn open_sources(request: &LoadRequest, observer: &dyn Observer) -> Res
         opened = opening => opened?,
         interrupted = interrupts.first() => return Err(interrupted.hint("nothing was loaded")),
     };
+    let mut empty = Vec::new();
     for source in &opened {
         if let OpenedKind::Text(text) = &source.kind {
             tracing::info!("{}: {}, columns {}", source.place, text.format, text.columns.join(", "));
-            if text.has_no_record {
-                observer.warn(&format!("{} has a header and no rows", source.place));
-            }
+            empty.extend(text.has_no_record.then_some(&source.place));
         }
+    }
+    for place in empty.iter().take(EMPTY_SHOWN) {
+        observer.warn(&format!("{place} has a header and no rows"));
+    }
+    if empty.len() > EMPTY_SHOWN {
+        observer.warn(&format!("so have {} more files", empty.len() - EMPTY_SHOWN));
     }
     Ok(OpenedSources { sources: Arc::new(opened), stop, interrupts })
 }
@@ -266,7 +274,7 @@ fn claim_request(plan: &LoadPlan, request: &LoadRequest, index_plan: &'static st
         fingerprint: source.fingerprint.clone(),
         units: source.extent().map(|extent| extent.units),
         rows: source.extent().map(|extent| extent.rows),
-        recipe: source.recipe.clone(),
+        recipe: Arc::clone(&source.recipe),
     };
     ClaimRequest {
         name: request.name.clone(),

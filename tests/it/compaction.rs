@@ -148,6 +148,36 @@ fn rows_of_a_merged_load_that_vanish_are_noticed() {
 }
 
 #[test]
+fn many_small_files_become_one_row_with_a_slice_for_each() {
+    const FILES: u64 = 4_000;
+    let dir = tempfile::tempdir().expect("a directory");
+    let rows = |file: u64| Rows::new(6, 8).from(file * 6);
+    for file in 0..FILES {
+        let name = format!("{file:05}.parquet");
+        rows(file).write(dir.path(), &name);
+    }
+    let db = db_with_ledger(8);
+    let load = || Load::of(dir.path()).into(&db).with("--index", "none");
+    // A part is in, then all.
+    load().with("--limit", 12_001).run().exits(0).state("limited").rows(12_001, 0, 0);
+    let id = load().run().exits(0).state("complete").rows(FILES * 6 - 12_001, 0, 12_001).load();
+    Rows::are_all_in(&[&Rows::new(FILES * 6, 8)], &db, "chunks");
+    let (blocks, slices): (i64, i64) = (
+        db.count(&format!("{LEDGER}.blocks")),
+        db.one(&format!("select sum(cardinality(units)) from {LEDGER}.blocks")),
+    );
+    // One row of each run; the file that both have a part of keeps the slices that it got.
+    assert!(blocks == 2 && (4_000..4_010).contains(&slices), "{blocks} blocks with {slices} slices");
+    load().run().exits(0).state("already_loaded").rows(0, 0, FILES * 6);
+    let show = vecload(["loads", "show", &id.to_string()]).into(&db).run().exits(0);
+    assert!(show.stdout.lines().count() < 120, "as many lines as fit a person{show}");
+    show.answers("and 3,900 more");
+    vecload(["loads", "undo", &id.to_string()]).into(&db).run().exits(0);
+    assert_eq!(db.count("chunks"), 0);
+    assert_eq!(db.count(&format!("{LEDGER}.sources")), 0);
+}
+
+#[test]
 fn who_may_not_delete_loads_all_the_same() {
     let dir = tempfile::tempdir().expect("a directory");
     let rows = Rows::new(60_000, 64);
