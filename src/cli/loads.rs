@@ -10,6 +10,9 @@ use crate::error::Result;
 use crate::ledger::{self, history, undo};
 use crate::postgres::Session;
 
+/// Sources of a load that are listed for people; those that are not complete come first.
+const SOURCES_SHOWN: usize = 100;
+
 /// Runs the command.
 pub(super) async fn run(context: &Context<'_>, arguments: LoadsArguments) -> Result<u8> {
     let server = context.server().await?;
@@ -83,7 +86,7 @@ async fn list(context: &Context<'_>, session: &Session) -> Result<()> {
 async fn show(context: &Context<'_>, session: &Session, id: i64) -> Result<()> {
     let printer = context.printer;
     let load = history::find(session, id).await?;
-    let sources = history::sources(session, id).await?;
+    let mut sources = history::sources(session, id).await?;
     if printer.is_json() {
         return printer.json(&json!({ "load": load, "sources": sources }));
     }
@@ -98,12 +101,18 @@ async fn show(context: &Context<'_>, session: &Session, id: i64) -> Result<()> {
         row("last run", format!("{}, {} rows/s", shown_seconds(seconds), grouped(rate as u64)))?;
     }
     let mut table = printer.table(&["source", "state", "rows", "loaded", "rejected"]);
-    for source in sources {
+    sources.sort_by_key(|source| source.state == "complete");
+    let more = sources.len().saturating_sub(SOURCES_SHOWN);
+    for source in sources.into_iter().take(SOURCES_SHOWN) {
         let rows = source.rows.map_or("unknown".into(), |rows| grouped(rows.unsigned_abs()));
         let [loaded, rejected] = [source.loaded, source.rejected].map(|count| grouped(count.unsigned_abs()));
         table.add_row([source.source, source.state, rows, loaded, rejected]);
     }
-    printer.answer(&table.trim_fmt())
+    printer.answer(&table.trim_fmt())?;
+    match more {
+        0 => Ok(()),
+        _ => printer.answer(&format!("and {} more: --json lists all", grouped(more as u64))),
+    }
 }
 
 async fn rejects(

@@ -22,6 +22,10 @@ pub const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// The file trailer: a field count of -1.
 pub const TRAILER: &[u8] = &[0xff, 0xff];
 
+/// A slice's neighbour is among the last of a block: lanes work side by side. A block of many small sources has tens of
+/// thousands of slices.
+const NEIGHBOURS: usize = 64;
+
 /// What a set of committed rows is, in terms that hold for every later run: all accepted rows of `unit`
 /// between `first_row` and `last_row` (both inclusive) whose channel hash lies in `hash_low..=hash_high`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +116,7 @@ impl CopyBlock {
         self.rows += segment.slice.rows;
         self.bytes += segment.tuples.len();
         self.segments.push(segment.tuples);
-        if !self.slices.iter_mut().rev().any(|slice| slice.absorb(&segment.slice)) {
+        if !self.slices.iter_mut().rev().take(NEIGHBOURS).any(|slice| slice.absorb(&segment.slice)) {
             self.slices.push(segment.slice);
         }
         for range in segment.ids {

@@ -67,8 +67,9 @@ impl BlockLedger {
         let failed = |error| pg_error("prepare the ledger's statements", error);
         let insert =
             "insert into vecload_ledger.blocks (load_id, run, block, target, relfilenode, rows, source_ids, units,
-                first_rows, last_rows, hash_lows, hash_highs, slice_rows, id_firsts, id_lasts, checksum)
-            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+                first_rows, last_rows, hash_lows, hash_highs, slice_rows, id_firsts, id_lasts, checksum,
+                source_range)
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, int8range($17, $18, '[]'))";
         // With the fence, what COPY has just written to: whether it is the target, and in which storage.
         let fence = format!(
             "select token = $2, coalesce(to_regclass($4) = $3::oid, false), {}
@@ -141,6 +142,8 @@ impl BlockLedger {
                     &id_firsts,
                     &id_lasts,
                     &block.checksum(),
+                    &source_ids.iter().min(),
+                    &source_ids.iter().max(),
                 ],
             )
             .await

@@ -1,15 +1,21 @@
 //! The start of a run: which sources are known, who holds them, and what is left to do.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::{Client, Row, Transaction};
 
 use super::blocks::Run;
-use super::coverage::{Coverage, CoveredSlice};
-use super::known::{exact, full_hashes, known_sources, likely, same_content, unchanged_since_interrupted};
-use super::units::{KnownUnits, known_units};
+use super::committed::read_committed;
+use super::compaction::delete_replaced;
+use super::coverage::Coverage;
+use super::known::{
+    SOURCES_PER_STATEMENT, exact, full_hashes, known_sources, likely, note_times, same_content,
+    unchanged_since_interrupted,
+};
+use super::units::KnownUnits;
 use super::{ALIVE_LOCK, START_LOCK, prepared};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Target;
@@ -37,7 +43,7 @@ pub struct NamedSource {
     /// Number of rows, likewise.
     pub rows: Option<u64>,
     /// Mapping and options that shape its rows.
-    pub recipe: serde_json::Value,
+    pub recipe: Arc<serde_json::Value>,
 }
 
 /// What a run asks for.
@@ -104,6 +110,7 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
     for load_id in &unfinished {
         take_over(&transaction, *load_id).await?;
     }
+    finish_compactions(&transaction, &choices).await?;
     let mut claim = Claim::nothing();
     if unfinished.is_empty() && choices.iter().all(Choice::is_complete) {
         claim.load_id = choices.first().and_then(Choice::load_id).unwrap_or(0);
@@ -124,27 +131,11 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
         claim.index_plan = row.get("index_plan");
         claim.dropped_indexes = row.get("dropped_indexes");
     }
-    for (source, choice) in request.sources.iter().zip(&choices) {
-        let source_id = match choice {
-            Choice::Known { source_id, .. } => *source_id,
-            Choice::New { occurrence } => {
-                insert_source(&transaction, target, source, *occurrence, claim.load_id).await?
-            }
-        };
-        let is_complete = choice.is_complete();
-        let (rows, units) = (None, KnownUnits::default());
-        claim.sources.push(ClaimedSource {
-            source_id,
-            is_complete,
-            rows,
-            units,
-            coverage: Coverage::default(),
-        });
-    }
+    claim.sources = insert_sources(&transaction, target, request, &choices, claim.load_id).await?;
     if let Some(run) = &claim.run {
         let source_ids: Vec<i64> = claim.sources.iter().map(|source| source.source_id).collect();
-        let holder =
-            "update vecload_ledger.sources set load_id = $1 where source_id = any($2) and state = 'open'";
+        let holder = "update vecload_ledger.sources set load_id = $1
+            where source_id = any($2) and state = 'open' and load_id <> $1";
         transaction.execute(holder, &[&run.load_id, &source_ids]).await.map_err(failed)?;
         let alive = "select pg_advisory_lock($1, $2)";
         transaction.execute(alive, &[&ALIVE_LOCK, &(run.load_id as i32)]).await.map_err(failed)?;
@@ -153,7 +144,7 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
     if target.citus.is_some() && !unfinished.is_empty() {
         prepared::settle(client).await?;
     }
-    read_coverage(client, &mut claim.sources).await?;
+    read_committed(client, &mut claim.sources).await?;
     Ok(claim)
 }
 
@@ -165,10 +156,7 @@ async fn choose_all(
     request: &ClaimRequest,
     hashes: &HashMap<PathBuf, String>,
 ) -> Result<Vec<Choice>> {
-    let mut known = Vec::with_capacity(request.sources.len());
-    for source in &request.sources {
-        known.push(known_sources(transaction, target, source).await?);
-    }
+    let known = known_sources(transaction, target, &request.sources).await?;
     let mut taken = BTreeSet::new();
     let mut exact_ids = Vec::with_capacity(request.sources.len());
     for (source, known) in request.sources.iter().zip(&known) {
@@ -178,13 +166,16 @@ async fn choose_all(
     }
     let mut choices = Vec::with_capacity(request.sources.len());
     let mut new_occurrences: HashMap<&str, i32> = HashMap::new();
+    let (mut new, mut times) = (Vec::new(), Vec::new());
     for ((source, known), exact) in request.sources.iter().zip(&known).zip(exact_ids) {
         let found = match exact {
             None if !request.again => likely(source, known, &taken, target)?,
             exact => exact,
         };
         if let Some(known) = found {
-            same_content(transaction, source, known, target, hashes).await?;
+            if same_content(source, known, target, hashes)? {
+                times.push((known.source_id, source.fingerprint.modified_nanos));
+            }
             taken.insert(known.source_id);
             choices.push(Choice::Known {
                 source_id: known.source_id,
@@ -193,20 +184,29 @@ async fn choose_all(
             });
             continue;
         }
-        if !request.again {
-            unchanged_since_interrupted(transaction, source, target).await?;
-        }
+        new.push(source);
         let highest = known.iter().map(|known| known.occurrence).max().unwrap_or(-1);
         let next = new_occurrences.entry(&source.fingerprint.content).or_insert(highest + 1);
         choices.push(Choice::New { occurrence: *next });
         *next += 1;
     }
+    if !request.again {
+        unchanged_since_interrupted(transaction, &new, target).await?;
+    }
+    note_times(transaction, &times).await?;
     Ok(choices)
 }
 
 impl Choice {
     fn is_complete(&self) -> bool {
         matches!(self, Self::Known { is_complete: true, .. })
+    }
+
+    fn source_id(&self) -> Option<i64> {
+        match self {
+            Self::Known { source_id, .. } => Some(*source_id),
+            Self::New { .. } => None,
+        }
     }
 
     fn load_id(&self) -> Option<i64> {
@@ -245,6 +245,20 @@ impl Claim {
             sources: Vec::new(),
         }
     }
+}
+
+/// Deletes what merged rows stand for, of loads that were cut off before they did.
+async fn finish_compactions(transaction: &Transaction<'_>, choices: &[Choice]) -> Result<()> {
+    let loads: BTreeSet<i64> = choices.iter().filter_map(Choice::load_id).collect();
+    let loads: Vec<i64> = loads.into_iter().collect();
+    let cut_off =
+        "select distinct load_id, token from vecload_ledger.blocks join vecload_ledger.loads using (load_id)
+        where replaces is not null and load_id = any($1)";
+    let rows = transaction.query(cut_off, &[&loads]).await;
+    for row in rows.map_err(|error| pg_error("look up compactions that were cut off", error))? {
+        delete_replaced(transaction, row.get(0), row.get(1)).await?;
+    }
+    Ok(())
 }
 
 /// Turns away the run that held a load: refused if it is alive, else fenced off.
@@ -337,10 +351,8 @@ async fn resumable(
     let open = "select source_id from vecload_ledger.sources where load_id = $1 and state = 'open'";
     let rows = transaction.query(open, &[&only]).await;
     let rows = rows.map_err(|error| pg_error("look up a load's sources", error))?;
-    let named = |id: i64| {
-        choices.iter().any(|choice| matches!(choice, Choice::Known { source_id, .. } if *source_id == id))
-    };
-    Ok(rows.iter().all(|row| named(row.get(0))).then_some(only))
+    let named: HashSet<i64> = choices.iter().filter_map(Choice::source_id).collect();
+    Ok(rows.iter().all(|row| named.contains(&row.get(0))).then_some(only))
 }
 
 async fn resume(transaction: &Transaction<'_>, load_id: i64) -> Result<Row> {
@@ -388,89 +400,91 @@ async fn insert_load(
         .map_err(|error| pg_error("record the load in the ledger", error))
 }
 
-async fn insert_source(
+/// Records the new sources, and gives all in the order of the request, as yet without what is in.
+async fn insert_sources(
     transaction: &Transaction<'_>,
     target: &Target,
-    source: &NamedSource,
-    occurrence: i32,
+    request: &ClaimRequest,
+    choices: &[Choice],
     load_id: i64,
-) -> Result<i64> {
-    let row = transaction
-        .query_one(
-            "insert into vecload_ledger.sources
-                 (target, fingerprint, occurrence, kind, name, size_bytes, modified_nanos,
-                 recipe, state, units, rows, load_id)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, 'open', $9, $10, $11) returning source_id",
-            &[
-                &target.oid,
-                &source.fingerprint.content,
-                &occurrence,
-                &source.kind,
-                &source.name,
-                &source.fingerprint.size.cast_signed(),
-                &source.fingerprint.modified_nanos,
-                &source.recipe,
-                &source.units.map(u32::cast_signed),
-                &source.rows.map(u64::cast_signed),
-                &load_id,
-            ],
-        )
-        .await
-        .map_err(|error| pg_error(format!("record {} in the ledger", source.place), error))?;
-    Ok(row.get(0))
-}
-
-/// Reads what the ledger has of claimed sources.
-pub async fn read_coverage(client: &Client, sources: &mut [ClaimedSource]) -> Result<()> {
-    let failed = |error| pg_error("read what the ledger has of the sources", error);
-    let ids: Vec<i64> = sources.iter().map(|source| source.source_id).collect();
-    for (source, units) in sources.iter_mut().zip(known_units(client, &ids).await?) {
-        source.units = units;
-    }
-    let known =
-        "select source_id, rows from vecload_ledger.sources where source_id = any($1) and rows is not null";
-    let mut known_rows: HashMap<i64, i64> = HashMap::new();
-    for row in client.query(known, &[&ids]).await.map_err(failed)? {
-        known_rows.insert(row.get(0), row.get(1));
-    }
-    for source in sources.iter_mut() {
-        source.rows = known_rows.get(&source.source_id).map(|rows| rows.cast_unsigned());
-    }
-    let index: HashMap<i64, usize> = ids.iter().enumerate().map(|(index, id)| (*id, index)).collect();
-    let unsigned = |row: &Row, column: &str| row.get::<_, i64>(column).cast_unsigned();
-    let slices = client
-        .query(
-            "select s.* from vecload_ledger.blocks b,
-                 unnest(b.source_ids, b.units, b.first_rows, b.last_rows, b.hash_lows, b.hash_highs, b.slice_rows)
-                     as s(source_id, unit, first_row, last_row, hash_low, hash_high, rows)
-             where b.source_ids && $1::bigint[] and s.source_id = any($1)",
-            &[&ids],
-        )
-        .await
-        .map_err(failed)?;
-    for row in &slices {
-        let slice = CoveredSlice {
-            first_row: unsigned(row, "first_row"),
-            last_row: unsigned(row, "last_row"),
-            hash_low: row.get("hash_low"),
-            hash_high: row.get("hash_high"),
+) -> Result<Vec<ClaimedSource>> {
+    let insert = "insert into vecload_ledger.sources
+            (target, fingerprint, occurrence, kind, name, size_bytes, modified_nanos, recipe, state, units, rows, load_id)
+        select $1, s.fingerprint, s.occurrence, s.kind, s.name, s.size_bytes, s.modified_nanos,
+            ($9::text[])[s.recipe]::jsonb, 'open', s.units, s.rows, $2
+        from unnest($3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[], $8::bigint[], $10::integer[],
+                $11::integer[], $12::bigint[])
+            as s(fingerprint, occurrence, kind, name, size_bytes, modified_nanos, recipe, units, rows)
+        returning fingerprint, occurrence, source_id";
+    let failed = |error| pg_error("record sources in the ledger", error);
+    let new = request.sources.iter().zip(choices).filter_map(|(source, choice)| match choice {
+        Choice::Known { .. } => None,
+        Choice::New { occurrence } => Some((source, *occurrence)),
+    });
+    let new: Vec<(&NamedSource, i32)> = new.collect();
+    let mut ids: HashMap<(String, i32), i64> = HashMap::with_capacity(new.len());
+    for chunk in new.chunks(SOURCES_PER_STATEMENT) {
+        let texts = |text: fn(&NamedSource) -> &str| -> Vec<&str> {
+            chunk.iter().map(|(source, _)| text(source)).collect()
         };
-        let coverage = &mut sources[index[&row.get("source_id")]].coverage;
-        coverage.add_slice(row.get::<_, i32>("unit").cast_unsigned(), slice, unsigned(row, "rows"));
+        let numbers = |number: fn(&NamedSource) -> i64| -> Vec<i64> {
+            chunk.iter().map(|(source, _)| number(source)).collect()
+        };
+        let occurrences: Vec<i32> = chunk.iter().map(|(_, occurrence)| *occurrence).collect();
+        // Files of one kind have one recipe, which is sent once.
+        let mut recipes: Vec<&Arc<serde_json::Value>> = Vec::new();
+        let recipe_numbers: Vec<i32> = chunk
+            .iter()
+            .map(|(source, _)| {
+                if recipes.last().is_none_or(|last| !Arc::ptr_eq(last, &source.recipe)) {
+                    recipes.push(&source.recipe);
+                }
+                recipes.len() as i32
+            })
+            .collect();
+        let recipes: Vec<String> = recipes.iter().map(ToString::to_string).collect();
+        let units: Vec<Option<i32>> =
+            chunk.iter().map(|(source, _)| source.units.map(u32::cast_signed)).collect();
+        let rows: Vec<Option<i64>> =
+            chunk.iter().map(|(source, _)| source.rows.map(u64::cast_signed)).collect();
+        let inserted = transaction
+            .query(
+                insert,
+                &[
+                    &target.oid,
+                    &load_id,
+                    &texts(|source| &source.fingerprint.content),
+                    &occurrences,
+                    &texts(|source| source.kind),
+                    &texts(|source| &source.name),
+                    &numbers(|source| source.fingerprint.size.cast_signed()),
+                    &numbers(|source| source.fingerprint.modified_nanos),
+                    &recipes,
+                    &recipe_numbers,
+                    &units,
+                    &rows,
+                ],
+            )
+            .await
+            .map_err(failed)?;
+        ids.extend(inserted.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))));
     }
-    let ranges = "select source_id, unit, first_row, last_row from vecload_ledger.reject_slices
-        where source_id = any($1)";
-    for row in client.query(ranges, &[&ids]).await.map_err(failed)? {
-        let coverage = &mut sources[index[&row.get("source_id")]].coverage;
-        let unit = row.get::<_, i32>("unit").cast_unsigned();
-        coverage.add_reject_range(unit, unsigned(&row, "first_row"), unsigned(&row, "last_row"));
-    }
-    let rejects = "select source_id, unit, row from vecload_ledger.rejects where source_id = any($1)";
-    for row in client.query(rejects, &[&ids]).await.map_err(failed)? {
-        let coverage = &mut sources[index[&row.get("source_id")]].coverage;
-        coverage.add_reject(row.get::<_, i32>("unit").cast_unsigned(), unsigned(&row, "row"));
-    }
-    Ok(())
+    let claimed = request.sources.iter().zip(choices).map(|(source, choice)| {
+        let source_id = match choice {
+            Choice::Known { source_id, .. } => Some(*source_id),
+            Choice::New { occurrence } => {
+                ids.get(&(source.fingerprint.content.clone(), *occurrence)).copied()
+            }
+        };
+        Ok(ClaimedSource {
+            source_id: source_id.ok_or_else(|| Error::bug(format!("{} was not recorded", source.place)))?,
+            is_complete: choice.is_complete(),
+            rows: None,
+            units: KnownUnits::default(),
+            coverage: Coverage::default(),
+        })
+    });
+    claimed.collect()
 }
 
 fn host() -> String {

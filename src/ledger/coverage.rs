@@ -1,26 +1,31 @@
 //! What earlier runs have committed of a source, and which rows of a batch that leaves to do.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::batch::ChunkBatch;
 
-/// Committed rows of one source.
+/// Committed rows of one source; stages share it.
 #[derive(Debug, Clone, Default)]
 pub struct Coverage {
-    units: HashMap<u32, UnitCoverage>,
+    units: Arc<HashMap<u32, UnitCoverage>>,
 }
 
 /// Committed rows of one unit.
 #[derive(Debug, Clone, Default)]
 pub struct UnitCoverage {
-    slices: Vec<CoveredSlice>,
-    reject_ranges: Vec<(u64, u64)>,
+    slices: BTreeSet<CoveredSlice>,
+    /// Rows from the first to the last of the longest slice: how far before a batch one can begin that reaches it.
+    longest_slice: u64,
+    reject_ranges: BTreeSet<(u64, u64)>,
+    longest_reject_range: u64,
     rows: u64,
     rejected: HashSet<u64>,
 }
 
-/// All accepted rows in this row range and this hash range (all bounds inclusive) are committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// All accepted rows in this row range and this hash range (all bounds inclusive) are committed. They sort by their
+/// first rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CoveredSlice {
     /// First row.
     pub first_row: u64,
@@ -35,19 +40,26 @@ pub struct CoveredSlice {
 impl Coverage {
     /// Notes a committed slice and the rows it brought.
     pub fn add_slice(&mut self, unit: u32, slice: CoveredSlice, rows: u64) {
-        let unit = self.units.entry(unit).or_default();
-        unit.slices.push(slice);
+        let unit = self.unit(unit);
+        unit.slices.insert(slice);
+        unit.longest_slice = unit.longest_slice.max(slice.last_row - slice.first_row);
         unit.rows += rows;
     }
 
     /// Notes a row range whose rejects are recorded.
     pub fn add_reject_range(&mut self, unit: u32, first_row: u64, last_row: u64) {
-        self.units.entry(unit).or_default().reject_ranges.push((first_row, last_row));
+        let unit = self.unit(unit);
+        unit.reject_ranges.insert((first_row, last_row));
+        unit.longest_reject_range = unit.longest_reject_range.max(last_row - first_row);
     }
 
     /// Notes a row that is recorded as rejected.
     pub fn add_reject(&mut self, unit: u32, row: u64) {
-        self.units.entry(unit).or_default().rejected.insert(row);
+        self.unit(unit).rejected.insert(row);
+    }
+
+    fn unit(&mut self, unit: u32) -> &mut UnitCoverage {
+        Arc::make_mut(&mut self.units).entry(unit).or_default()
     }
 
     /// Rows committed, of all units.
@@ -73,12 +85,7 @@ impl Coverage {
         };
         let first = batch.origin.first_row;
         let last = first + batch.source_rows as u64 - 1;
-        let near: Vec<CoveredSlice> = unit
-            .slices
-            .iter()
-            .filter(|slice| slice.first_row <= last && slice.last_row >= first)
-            .copied()
-            .collect();
+        let near: Vec<CoveredSlice> = unit.slices_near(first, last).collect();
         let before = batch.rows.len() + batch.rejects.len();
         let covered = |row: u64, hash: i32| near.iter().any(|slice| slice.covers(row, hash));
         // A recorded reject stays one, even if the table would take the row by now. The other way round can't be
@@ -87,15 +94,34 @@ impl Coverage {
             let position = first + u64::from(row.row);
             !covered(position, row.channel_hash) && !unit.rejected.contains(&position)
         });
-        batch.rejects.retain(|reject| {
-            !unit.reject_ranges.iter().any(|(first, last)| (*first..=*last).contains(&reject.row))
-        });
+        batch.rejects.retain(|reject| !unit.rejects_are_recorded(reject.row));
         (before - batch.rows.len() - batch.rejects.len()) as u64
     }
 }
 
+impl UnitCoverage {
+    /// Slices that hold any row of a range.
+    fn slices_near(&self, first: u64, last: u64) -> impl Iterator<Item = CoveredSlice> {
+        let starting = |first_row, hash| CoveredSlice {
+            first_row,
+            last_row: first_row,
+            hash_low: hash,
+            hash_high: hash,
+        };
+        let from =
+            CoveredSlice { last_row: 0, ..starting(first.saturating_sub(self.longest_slice), i32::MIN) };
+        let to = CoveredSlice { last_row: u64::MAX, ..starting(last, i32::MAX) };
+        self.slices.range(from..=to).filter(move |slice| slice.last_row >= first).copied()
+    }
+
+    fn rejects_are_recorded(&self, row: u64) -> bool {
+        let from = row.saturating_sub(self.longest_reject_range);
+        self.reject_ranges.range((from, 0)..=(row, u64::MAX)).any(|(_, last)| *last >= row)
+    }
+}
+
 impl CoveredSlice {
-    fn covers(&self, row: u64, hash: i32) -> bool {
+    pub(super) fn covers(&self, row: u64, hash: i32) -> bool {
         (self.first_row..=self.last_row).contains(&row) && (self.hash_low..=self.hash_high).contains(&hash)
     }
 }

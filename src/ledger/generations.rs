@@ -6,6 +6,7 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
+use super::MAY_HOLD_SOURCES;
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Target;
 use crate::postgres::{pg_error, quote_ident};
@@ -18,14 +19,13 @@ pub async fn check(
     source_ids: &[i64],
 ) -> Result<()> {
     let failed = |error| pg_error("compare the ledger with the table", error);
-    let blocks = client
-        .query(
-            "select load_id, run, block, rows, id_firsts, id_lasts from vecload_ledger.blocks
-             where source_ids && $1::bigint[] and relfilenode <> $2 order by load_id, run, block",
-            &[&source_ids, &target.relfilenode],
-        )
-        .await
-        .map_err(failed)?;
+    let others = format!(
+        "select load_id, run, block, rows, id_firsts, id_lasts from vecload_ledger.current_blocks
+         where {MAY_HOLD_SOURCES} and relfilenode <> $2
+             and exists (select from unnest(source_ids) as s(id) where s.id = any($1))
+         order by load_id, run, block"
+    );
+    let blocks = client.query(&others, &[&source_ids, &target.relfilenode]).await.map_err(failed)?;
     let mut missing = Vec::new();
     let (mut missing_rows, mut found_rows) = (0, 0);
     for block in &blocks {
@@ -38,10 +38,14 @@ pub async fn check(
                 // Ids that a later block of the present storage has are that block's: a TRUNCATE can restart
                 // the sequence.
                 let count = format!(
-                    "select count(*) from {} t, unnest($1::bigint[], $2::bigint[]) as r(first, last)
-                     where t.{id} between r.first and r.last and not exists (
-                         select 1 from vecload_ledger.blocks b, unnest(b.id_firsts, b.id_lasts) as o(first, last)
-                         where b.target = $3 and b.relfilenode = $4 and t.{id} between o.first and o.last)",
+                    "with r as materialized (select * from unnest($1::bigint[], $2::bigint[]) as r(first, last)),
+                     given_again as materialized (
+                         select o.* from vecload_ledger.current_blocks b,
+                             unnest(b.id_firsts, b.id_lasts) as o(first, last)
+                         where b.target = $3 and b.relfilenode = $4
+                             and o.first <= (select max(last) from r) and o.last >= (select min(first) from r))
+                     select count(*) from {} t, r where t.{id} between r.first and r.last
+                         and not exists (select from given_again o where t.{id} between o.first and o.last)",
                     target.name.sql()
                 );
                 let parameters: [&(dyn ToSql + Sync); 4] =
@@ -89,7 +93,7 @@ async fn table_rows(client: &Client, target: &Target) -> Result<i64> {
 }
 
 async fn ledger_rows(client: &Client, target: &Target) -> Result<i64> {
-    let sum = "select coalesce(sum(rows), 0)::bigint from vecload_ledger.blocks where target = $1";
+    let sum = "select coalesce(sum(rows), 0)::bigint from vecload_ledger.current_blocks where target = $1";
     let row = client.query_one(sum, &[&target.oid]).await;
     Ok(row.map_err(|error| pg_error("count the rows that the ledger has", error))?.get(0))
 }

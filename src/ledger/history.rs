@@ -95,7 +95,7 @@ const SUMMARY_SQL: &str = "
         to_char(l.started_at, 'YYYY-MM-DD HH24:MI:SS') as started,
         extract(epoch from l.finished_at - l.run_started_at)::float8 as seconds,
         (l.report ->> 'rows_per_second')::float8 as rows_per_second,
-        (select coalesce(sum(b.rows), 0)::bigint from vecload_ledger.blocks b where b.load_id = l.load_id) as rows,
+        (select coalesce(sum(b.rows), 0)::bigint from vecload_ledger.current_blocks b where b.load_id = l.load_id) as rows,
         (select count(*) from vecload_ledger.rejects r join vecload_ledger.sources s using (source_id)
             where r.load_id = l.load_id or s.load_id = l.load_id) as rejected,
         (select count(*) from vecload_ledger.sources s where s.load_id = l.load_id) as sources
@@ -136,12 +136,18 @@ fn summary(row: &Row) -> LoadSummary {
 pub async fn sources(client: &Client, load_id: i64) -> Result<Vec<SourceSummary>> {
     let rows = client
         .query(
-            "select s.name, s.kind, s.state, s.rows, s.recipe,
-                 (select coalesce(sum(p.rows), 0)::bigint from vecload_ledger.blocks b,
-                      unnest(b.source_ids, b.slice_rows) as p(source_id, rows)
-                  where b.source_ids @> array[s.source_id] and p.source_id = s.source_id) as loaded,
-                 (select count(*) from vecload_ledger.rejects r where r.source_id = s.source_id) as rejected
-             from vecload_ledger.sources s where s.load_id = $1 order by s.source_id",
+            "with its as materialized (select * from vecload_ledger.sources where load_id = $1),
+             loaded as (
+                 select s.source_id, sum(s.rows)::bigint as rows from vecload_ledger.current_blocks b,
+                     unnest(b.source_ids, b.slice_rows) as s(source_id, rows)
+                 where b.source_range && (select range_agg(int8range(source_id, source_id, '[]')) from its)
+                 group by 1),
+             rejected as (
+                 select source_id, count(*) as rows from vecload_ledger.rejects
+                 where source_id in (select source_id from its) group by 1)
+             select its.name, its.kind, its.state, its.rows, its.recipe,
+                 coalesce(loaded.rows, 0) as loaded, coalesce(rejected.rows, 0) as rejected
+             from its left join loaded using (source_id) left join rejected using (source_id) order by source_id",
             &[&load_id],
         )
         .await

@@ -6,6 +6,8 @@
 
 pub mod blocks;
 pub mod claim;
+pub mod committed;
+pub mod compaction;
 pub mod coverage;
 pub mod generations;
 pub mod history;
@@ -13,6 +15,7 @@ mod known;
 pub mod prepared;
 pub mod rejects;
 pub mod settle;
+mod slices;
 pub mod undo;
 pub mod units;
 
@@ -27,12 +30,17 @@ const ALIVE_LOCK: i32 = i32::from_be_bytes(*b"vecl");
 /// First key of the advisory lock that serialises starts in one target; the second is the table's OID.
 const START_LOCK: i32 = i32::from_be_bytes(*b"vecs");
 
+/// Condition on blocks that may hold slices of the sources whose ids are `$1`.
+const MAY_HOLD_SOURCES: &str =
+    "source_range && (select range_agg(int8range(id, id, '[]')) from unnest($1::bigint[]) as s(id))";
+
 const HISTORY_TABLE: &str = "vecload_ledger.schema_history";
 
 fn migrations() -> Result<Vec<refinery::Migration>> {
     [
         ("V1__ledger", include_str!("../../migrations/ledger/V1__ledger.sql")),
         ("V2__units", include_str!("../../migrations/ledger/V2__units.sql")),
+        ("V3__compaction", include_str!("../../migrations/ledger/V3__compaction.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| refinery::Migration::unapplied(name, sql))

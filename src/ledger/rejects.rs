@@ -31,28 +31,32 @@ pub async fn record(
     slices: &[RejectSlice],
 ) -> Result<()> {
     let failed = |error| pg_error("record rejected rows in the ledger", error);
-    let load_id = run.load_id;
     let transaction = client.transaction().await.map_err(failed)?;
     run.hold_fence(&transaction).await?;
-    for slice in slices {
-        let source_id = source_ids[slice.source];
-        insert(&transaction, load_id, source_id, slice.unit, &slice.rejects).await?;
-        transaction
-            .execute(
-                "insert into vecload_ledger.reject_slices (source_id, unit, first_row, last_row, rejects, load_id)
-                 values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
-                &[
-                    &source_id,
-                    &slice.unit.cast_signed(),
-                    &slice.first_row.cast_signed(),
-                    &slice.last_row.cast_signed(),
-                    &(slice.rejects.len() as i64),
-                    &load_id,
-                ],
-            )
-            .await
-            .map_err(failed)?;
-    }
+    let rejects =
+        slices.iter().flat_map(|slice| slice.rejects.iter().map(|reject| (slice.source, slice.unit, reject)));
+    insert(&transaction, run, source_ids, &rejects.collect::<Vec<_>>()).await?;
+    let numbers = |number: fn(&RejectSlice) -> u64| -> Vec<i64> {
+        slices.iter().map(|slice| number(slice).cast_signed()).collect()
+    };
+    transaction
+        .execute(
+            "insert into vecload_ledger.reject_slices (source_id, unit, first_row, last_row, rejects, load_id)
+             select s.source_id, s.unit, s.first_row, s.last_row, s.rejects, $1
+             from unnest($2::bigint[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[])
+                 as s(source_id, unit, first_row, last_row, rejects)
+             on conflict do nothing",
+            &[
+                &run.load_id,
+                &slices.iter().map(|slice| source_ids[slice.source]).collect::<Vec<i64>>(),
+                &slices.iter().map(|slice| slice.unit.cast_signed()).collect::<Vec<i32>>(),
+                &numbers(|slice| slice.first_row),
+                &numbers(|slice| slice.last_row),
+                &numbers(|slice| slice.rejects.len() as u64),
+            ],
+        )
+        .await
+        .map_err(failed)?;
     transaction.commit().await.map_err(failed)
 }
 
@@ -75,11 +79,11 @@ pub async fn record_refused(
     source_ids: &[i64],
     rows: &[RefusedRow],
 ) -> Result<()> {
-    for row in rows {
-        let rejects = std::slice::from_ref(&row.reject);
-        insert(client, run.load_id, source_ids[row.source], row.unit, rejects).await?;
+    if rows.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let rejects = rows.iter().map(|row| (row.source, row.unit, &row.reject));
+    insert(client, run, source_ids, &rejects.collect::<Vec<_>>()).await
 }
 
 /// Records refused rows in a transaction of their own: the load stops because of them.
@@ -96,32 +100,32 @@ pub async fn record_last(
     transaction.commit().await.map_err(failed)
 }
 
+/// Inserts rejects: of each the index of its source in the plan, and the unit.
 async fn insert(
     client: &impl GenericClient,
-    load_id: i64,
-    source_id: i64,
-    unit: u32,
-    rejects: &[Reject],
+    run: &Run,
+    source_ids: &[i64],
+    rejects: &[(usize, u32, &Reject)],
 ) -> Result<()> {
-    let of = |text: fn(&Reject) -> String| rejects.iter().map(text).collect::<Vec<_>>();
+    let of =
+        |text: fn(&Reject) -> String| rejects.iter().map(|(.., reject)| text(reject)).collect::<Vec<_>>();
     let at = |number: fn(Position) -> u64| -> Vec<Option<i64>> {
-        rejects.iter().map(|reject| reject.position.map(|at| number(at).cast_signed())).collect()
+        rejects.iter().map(|(.., reject)| reject.position.map(|at| number(at).cast_signed())).collect()
     };
-    let rows: Vec<i64> = rejects.iter().map(|reject| reject.row.cast_signed()).collect();
     client
         .execute(
             "insert into vecload_ledger.rejects (source_id, unit, row, load_id, column_name, class, reason, excerpt,
                   line, record, byte)
-             select $1, $2, r.row, $3, r.column_name, r.class, r.reason, r.excerpt, r.line, r.record, r.byte
-             from unnest($4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bigint[],
-                     $10::bigint[], $11::bigint[])
-                 as r(row, column_name, class, reason, excerpt, line, record, byte)
+             select r.source_id, r.unit, r.row, $1, r.column_name, r.class, r.reason, r.excerpt, r.line, r.record, r.byte
+             from unnest($2::bigint[], $3::integer[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
+                     $9::bigint[], $10::bigint[], $11::bigint[])
+                 as r(source_id, unit, row, column_name, class, reason, excerpt, line, record, byte)
              on conflict (source_id, unit, row) do nothing",
             &[
-                &source_id,
-                &unit.cast_signed(),
-                &load_id,
-                &rows,
+                &run.load_id,
+                &rejects.iter().map(|(source, ..)| source_ids[*source]).collect::<Vec<i64>>(),
+                &rejects.iter().map(|(_, unit, _)| unit.cast_signed()).collect::<Vec<i32>>(),
+                &rejects.iter().map(|(.., reject)| reject.row.cast_signed()).collect::<Vec<i64>>(),
                 &of(|reject| reject.column.clone()),
                 &of(|reject| reject.reason.class().to_string()),
                 &of(|reject| reject.reason.to_string()),

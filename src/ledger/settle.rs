@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use tokio_postgres::Client;
 
+use super::MAY_HOLD_SOURCES;
 use super::blocks::Run;
+use super::known::SOURCES_PER_STATEMENT;
 use crate::error::{Error, Result};
 use crate::postgres::pg_error;
 
@@ -25,10 +27,12 @@ pub async fn balance(
 ) -> Result<(HashMap<i64, SourceBalance>, u64)> {
     let failed = |error| pg_error("read the balance from the ledger", error);
     let mut balances: HashMap<i64, SourceBalance> = HashMap::new();
-    let loaded = "select s.source_id, sum(s.rows)::bigint as rows
-        from vecload_ledger.blocks b, unnest(b.source_ids, b.slice_rows) as s(source_id, rows)
-        where b.source_ids && $1::bigint[] and s.source_id = any($1) group by 1";
-    for row in client.query(loaded, &[&source_ids]).await.map_err(failed)? {
+    let loaded = format!(
+        "select s.source_id, sum(s.rows)::bigint as rows
+         from vecload_ledger.current_blocks b, unnest(b.source_ids, b.slice_rows) as s(source_id, rows)
+         where b.{MAY_HOLD_SOURCES} and s.source_id = any($1) group by 1"
+    );
+    for row in client.query(&loaded, &[&source_ids]).await.map_err(failed)? {
         balances.entry(row.get(0)).or_default().loaded = row.get::<_, i64>(1).cast_unsigned();
     }
     let rejected =
@@ -38,7 +42,7 @@ pub async fn balance(
     }
     let committed = match since {
         Some((load_id, first_run)) => {
-            let sum = "select coalesce(sum(rows), 0)::bigint from vecload_ledger.blocks
+            let sum = "select coalesce(sum(rows), 0)::bigint from vecload_ledger.current_blocks
                 where load_id = $1 and run >= $2";
             client
                 .query_one(sum, &[&load_id, &first_run])
@@ -82,18 +86,26 @@ pub struct Extent {
     pub hash: Option<String>,
 }
 
-/// Marks a source complete and stores its extent.
-pub async fn complete_source(client: &Client, run: &Run, source_id: i64, extent: &Extent) -> Result<()> {
-    let done = "update vecload_ledger.sources set state = 'complete', full_hash = $2, units = $3, rows = $4
-        where source_id = $1
-            and exists (select from vecload_ledger.loads where load_id = $5 and token = $6 for share)";
-    let (units, rows) = (extent.units.cast_signed(), extent.rows.cast_signed());
-    let updated =
-        client.execute(done, &[&source_id, &extent.hash, &units, &rows, &run.load_id, &run.token]).await;
-    match updated.map_err(|error| pg_error("mark a source as complete", error))? {
-        1 => Ok(()),
-        _ => Err(run.taken_over()),
+/// Marks sources complete and stores their extents, if the load is still the run's.
+pub async fn complete_sources(client: &Client, run: &Run, complete: &[(i64, Extent)]) -> Result<()> {
+    let done = "update vecload_ledger.sources s
+        set state = 'complete', full_hash = done.hash, units = done.units, rows = done.rows
+        from unnest($1::bigint[], $2::text[], $3::integer[], $4::bigint[]) as done(source_id, hash, units, rows),
+            (select from vecload_ledger.loads where load_id = $5 and token = $6 for share) fence
+        where s.source_id = done.source_id";
+    for chunk in complete.chunks(SOURCES_PER_STATEMENT) {
+        let source_ids: Vec<i64> = chunk.iter().map(|(source_id, _)| *source_id).collect();
+        let hashes: Vec<Option<&str>> = chunk.iter().map(|(_, extent)| extent.hash.as_deref()).collect();
+        let units: Vec<i32> = chunk.iter().map(|(_, extent)| extent.units.cast_signed()).collect();
+        let rows: Vec<i64> = chunk.iter().map(|(_, extent)| extent.rows.cast_signed()).collect();
+        let updated =
+            client.execute(done, &[&source_ids, &hashes, &units, &rows, &run.load_id, &run.token]).await;
+        let updated = updated.map_err(|error| pg_error("mark sources as complete", error))?;
+        if updated != chunk.len() as u64 {
+            return Err(run.taken_over());
+        }
     }
+    Ok(())
 }
 
 /// Records how a run ended.

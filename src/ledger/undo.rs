@@ -7,15 +7,16 @@ use serde::Serialize;
 use tokio_postgres::{Client, Row};
 
 use super::ALIVE_LOCK;
+use super::compaction::delete_replaced;
 use super::history::find;
 use crate::error::{Error, Result};
 use crate::index::{IndexDefinition, secondary_indexes};
 use crate::postgres::catalog::Target;
 use crate::postgres::{QualifiedName, pg_error, quote_ident};
 
-/// Blocks whose rows are deleted in one transaction: enough to amortise a commit, few enough that locks and
-/// WAL stay small.
-const BLOCKS_PER_STEP: i64 = 8;
+/// Rows after which a transaction deletes no more blocks: enough to amortise a commit, few enough that little is to be
+/// done again after an interruption.
+const ROWS_PER_STEP: i64 = 64 * 1024;
 
 /// What an undo took back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -28,7 +29,7 @@ pub struct Undone {
 
 /// Sources that a load has brought rows or rejects of, or holds.
 const ITS_SOURCES: &str = "select source_id from vecload_ledger.sources where load_id = $1
-    union select unnest(source_ids) from vecload_ledger.blocks where load_id = $1
+    union select unnest(source_ids) from vecload_ledger.current_blocks where load_id = $1
     union select source_id from vecload_ledger.reject_slices where load_id = $1";
 
 /// Deletes the rows of a load and its records; one that was cut off is finished by running it again.
@@ -41,15 +42,18 @@ pub async fn undo(client: &mut Client, load_id: i64) -> Result<Undone> {
     if let Some(table) = &table {
         rows_can_be_told_apart(client, load_id, table).await?;
     }
-    open_sources(client, load_id, "undoing").await?;
+    let token = open_sources(client, load_id, "undoing").await?;
+    delete_replaced(client, load_id, token).await?;
     let mut undone = Undone::default();
     loop {
         let transaction = client.transaction().await.map_err(failed)?;
-        let taken = "delete from vecload_ledger.blocks where (load_id, run, block) in (
-                select load_id, run, block from vecload_ledger.blocks where load_id = $1
-                order by run desc, block desc limit $2)
+        let taken =
+            "with last as (select run, block, sum(rows) over (order by run desc, block desc) - rows as before
+                from vecload_ledger.blocks where load_id = $1)
+            delete from vecload_ledger.blocks where load_id = $1 and (run, block) in (
+                select run, block from last where before < $2::bigint)
             returning rows, id_firsts, id_lasts, source_ids";
-        let blocks = transaction.query(taken, &[&load_id, &BLOCKS_PER_STEP]).await.map_err(failed)?;
+        let blocks = transaction.query(taken, &[&load_id, &ROWS_PER_STEP]).await.map_err(failed)?;
         if blocks.is_empty() {
             break;
         }
@@ -106,8 +110,7 @@ fn flat(blocks: &[Row], column: &str) -> Vec<i64> {
 /// Refuses where ids do not tell this load's rows from others.
 async fn rows_can_be_told_apart(client: &Client, load_id: i64, table: &QualifiedName) -> Result<()> {
     let failed = |error| pg_error(format!("look at the rows of load {load_id}"), error);
-    let without =
-        "select count(*) from vecload_ledger.blocks where load_id = $1 and rows > 0 and id_firsts = '{}'";
+    let without = "select count(*) from vecload_ledger.current_blocks where load_id = $1 and rows > 0 and id_firsts = '{}'";
     if client.query_one(without, &[&load_id]).await.map_err(failed)?.get::<_, i64>(0) > 0 {
         return Err(Error::refused(format!(
             "load {load_id} can't be taken back: its rows in {table} have no ids from a sequence, so nothing tells \
@@ -116,7 +119,7 @@ async fn rows_can_be_told_apart(client: &Client, load_id: i64, table: &Qualified
         .hint(format!("delete the rows by a condition of your own, then: vecload loads forget {load_id}")));
     }
     // After a TRUNCATE that restarted the sequence, others got the same ids.
-    let again = "select o.load_id from vecload_ledger.blocks b join vecload_ledger.blocks o
+    let again = "select o.load_id from vecload_ledger.current_blocks b join vecload_ledger.current_blocks o
             on o.target = b.target and (o.load_id, o.run, o.block) <> (b.load_id, b.run, b.block)
                and o.committed_at > b.committed_at and o.relfilenode <> b.relfilenode
         where b.load_id = $1 and exists (
@@ -187,7 +190,9 @@ async fn hold(client: &Client, load_id: i64) -> Result<()> {
 async fn is_newest(client: &Client, load_id: i64) -> Result<()> {
     let later = format!(
         "with its(source_id) as ({ITS_SOURCES})
-         select load_id from vecload_ledger.blocks where load_id > $1 and source_ids && array(select source_id from its)
+         select load_id from vecload_ledger.current_blocks
+         where load_id > $1 and source_range && (select range_agg(int8range(source_id, source_id, '[]')) from its)
+             and exists (select from unnest(source_ids) as s(id) where s.id in (select source_id from its))
          union
          select load_id from vecload_ledger.reject_slices
          where load_id > $1 and source_id in (select source_id from its)
@@ -206,14 +211,16 @@ async fn is_newest(client: &Client, load_id: i64) -> Result<()> {
 }
 
 /// From here on none of the load's sources looks complete, and no earlier run of it can commit.
-async fn open_sources(client: &mut Client, load_id: i64, state: &str) -> Result<()> {
+async fn open_sources(client: &mut Client, load_id: i64, state: &str) -> Result<i64> {
     let failed = |error| pg_error(format!("open the sources of load {load_id}"), error);
     let transaction = client.transaction().await.map_err(failed)?;
-    let mark = "update vecload_ledger.loads set state = $2, token = token + 1 where load_id = $1";
-    transaction.execute(mark, &[&load_id, &state]).await.map_err(failed)?;
+    let mark =
+        "update vecload_ledger.loads set state = $2, token = token + 1 where load_id = $1 returning token";
+    let token = transaction.query_one(mark, &[&load_id, &state]).await.map_err(failed)?.get(0);
     let open = format!("update vecload_ledger.sources set state = 'open' where source_id in ({ITS_SOURCES})");
     transaction.execute(&open, &[&load_id]).await.map_err(failed)?;
-    transaction.commit().await.map_err(failed)
+    transaction.commit().await.map_err(failed)?;
+    Ok(token)
 }
 
 /// Builds the indexes that the load dropped and never built again.
@@ -244,7 +251,10 @@ async fn remove_records(client: &mut Client, load_id: i64, state: &str) -> Resul
         "delete from vecload_ledger.reject_slices where load_id = $1",
         // A source whose other rows belong to another load is that load's to finish.
         "delete from vecload_ledger.sources s where load_id = $1
-            and not exists (select 1 from vecload_ledger.blocks b where b.source_ids @> array[s.source_id])",
+            and source_id not in (
+                select unnest(b.source_ids) from vecload_ledger.blocks b where b.source_range && (
+                    select range_agg(int8range(source_id, source_id, '[]')) from vecload_ledger.sources
+                    where load_id = $1))",
     ] {
         transaction.execute(statement, &[&load_id]).await.map_err(failed)?;
     }

@@ -1,11 +1,15 @@
 //! The end of a load: the balance from the ledger decides what may be called done.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::counters::{Bottleneck, Counters};
 use super::load::{Figures, LoadOutcome, Prepared, at_least_a_millisecond, blocking};
+use super::plan::{LoadPlan, Reading};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::settle::{balance, complete_source, finish_load, flush};
+use crate::ledger::compaction::compact;
+use crate::ledger::settle::{self, Extent, balance, finish_load, flush};
 use crate::ledger::{generations, prepared};
 use crate::postgres::catalog::Target;
 use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
@@ -33,6 +37,7 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<Option<Error>> {
         })
         .await?;
     let mut left = load.plan.settings.limit.unwrap_or(u64::MAX);
+    let mut complete = Vec::new();
     for (index, (source, claimed)) in load.plan.sources.iter().zip(&load.claim.sources).enumerate() {
         let found = balances.get(&claimed.source_id).copied().unwrap_or_default();
         // A source that was not read to its end was cut off by `--limit`.
@@ -41,42 +46,33 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<Option<Error>> {
         let wanted = left.min(rows);
         left -= wanted;
         let found_rows = found.loaded + found.rejected;
-        let differs = format!(
-            "the ledger has {} loaded and {} rejected rows of {}, which has {rows}, and {wanted} were asked for",
-            found.loaded, found.rejected, source.place
-        );
+        let differs = || {
+            format!(
+                "the ledger has {} loaded and {} rejected rows of {}, which has {rows}, and {wanted} were asked for",
+                found.loaded, found.rejected, source.place
+            )
+        };
         if extent.is_some() && found_rows > rows {
             // A row that an earlier run committed is rejected now: the table's columns are others by now.
-            return Err(Error::failed(differs).hint(format!(
+            return Err(Error::failed(differs()).hint(format!(
                 "the table was altered between runs so that it refuses rows that are in it; \
                  vecload loads undo {}, then load again",
                 load.claim.load_id
             )));
         }
         if found_rows < wanted {
-            return Ok(Some(Error::failed(differs)));
+            return Ok(Some(Error::failed(differs())));
         }
-        let Some(extent) = extent.filter(|_| found_rows == rows && !claimed.is_complete) else { continue };
-        let Some(run) = run else { continue };
-        let mut extent = extent.clone();
-        if let (Place::File(path), None) = (&source.place, &extent.hash) {
-            let (path, planned) = (path.clone(), source.fingerprint.clone());
-            let hash = blocking(move || {
-                let file = PositionedFile::open(&path).map_err(|error| error.with_kind(Kind::Failed))?;
-                let hash = full_hash(&file)?;
-                // Looked at after all of it was read: it may change even now.
-                if Fingerprint::of(&file)? == planned {
-                    return Ok(hash);
-                }
-                Err(Error::failed(format!("{} changed while it was being loaded", path.display()))
-                    .hint("its rows may be of both versions: vecload loads undo takes them back"))
-            })
-            .await?;
-            extent.hash = Some(hash);
+        if let Some(extent) = extent.filter(|_| found_rows == rows && !claimed.is_complete) {
+            complete.push((index, extent.clone()));
         }
-        load.control
-            .run(async |session| complete_source(session, &run, claimed.source_id, &extent).await)
-            .await?;
+    }
+    let plan = Arc::clone(&load.plan);
+    let complete = blocking(move || with_hashes(&plan, complete)).await?;
+    let complete: Vec<(i64, Extent)> =
+        complete.into_iter().map(|(index, extent)| (load.claim.sources[index].source_id, extent)).collect();
+    if let Some(run) = &run {
+        load.control.run(async |session| settle::complete_sources(session, run, &complete).await).await?;
     }
     // Another session may have truncated the table meanwhile.
     let id_column = load.plan.ids.as_ref().map(|ids| ids.column.as_str());
@@ -94,7 +90,41 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<Option<Error>> {
             generations::check(session, &now, id_column, &ids).await
         })
         .await?;
+    compact_blocks(load).await;
     Ok(None)
+}
+
+/// Hashes files that were not read from end to end; each must be what it was when it was opened.
+fn with_hashes(plan: &LoadPlan, mut complete: Vec<(usize, Extent)>) -> Result<Vec<(usize, Extent)>> {
+    for (index, extent) in &mut complete {
+        let source = &plan.sources[*index];
+        let (Place::File(path), None) = (&source.place, &extent.hash) else { continue };
+        let file = PositionedFile::open(path).map_err(|error| error.with_kind(Kind::Failed))?;
+        extent.hash = Some(full_hash(&file)?);
+        // Looked at after all of it was read: it may change even now.
+        if Fingerprint::of(&file)? != source.fingerprint {
+            return Err(Error::failed(format!("{} changed while it was being loaded", path.display()))
+                .hint("its rows may be of both versions: vecload loads undo takes them back"));
+        }
+    }
+    Ok(complete)
+}
+
+/// Makes the ledger's rows about this load few. That all rows are in does not hang on it.
+async fn compact_blocks(load: &Prepared) {
+    let Some(run) = load.claim.run else { return };
+    let sources = load.source_ids().into_iter().zip(&load.plan.sources);
+    let by_id: HashMap<i64, &Reading> = sources.map(|(id, source)| (id, &source.reading)).collect();
+    let unit_rows = |source_id: i64, unit: u32| match by_id.get(&source_id)? {
+        Reading::Parquet { unit_rows, .. } | Reading::Synthetic { unit_rows, .. } => {
+            unit_rows.get(unit as usize).copied()
+        }
+        Reading::Text { .. } => None,
+    };
+    let compacted = load.control.run(async |session| compact(session, run, &unit_rows).await).await;
+    if let Err(error) = compacted {
+        tracing::warn!("the ledger's rows about load {} stay many: {error}", run.load_id);
+    }
 }
 
 /// Records how the load ended and writes its report.

@@ -22,7 +22,8 @@ use super::stop::{Stop, StopFlag};
 use super::verdict::RejectLimit;
 use super::{Attempt, finish};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::claim::{Claim, ClaimedSource, begin_again, read_coverage};
+use crate::ledger::claim::{Claim, ClaimedSource, begin_again};
+use crate::ledger::committed::read_committed;
 use crate::ledger::coverage::Coverage;
 use crate::ledger::generations;
 use crate::memory::Budget;
@@ -32,6 +33,9 @@ use crate::report::LoadReport;
 use crate::source::Place;
 use crate::source::discover::discover;
 use crate::source::synthetic::SyntheticOptions;
+
+/// Empty files that are named, of perhaps very many.
+const EMPTY_SHOWN: usize = 5;
 
 /// The index plan of a load that found rows: it gives back the indexes that it dropped, and adds none.
 pub(super) const REBUILD: &str = "rebuild";
@@ -118,13 +122,18 @@ pub async fn open_sources(request: &LoadRequest, observer: &dyn Observer) -> Res
         opened = opening => opened?,
         interrupted = interrupts.first() => return Err(interrupted.hint("nothing was loaded")),
     };
+    let mut empty = Vec::new();
     for source in &opened {
         if let OpenedKind::Text(text) = &source.kind {
             tracing::info!("{}: {}, columns {}", source.place, text.format, text.columns.join(", "));
-            if text.has_no_record {
-                observer.warn(&format!("{} has a header and no rows", source.place));
-            }
+            empty.extend(text.has_no_record.then_some(&source.place));
         }
+    }
+    for place in empty.iter().take(EMPTY_SHOWN) {
+        observer.warn(&format!("{place} has a header and no rows"));
+    }
+    if empty.len() > EMPTY_SHOWN {
+        observer.warn(&format!("so have {} more files", empty.len() - EMPTY_SHOWN));
     }
     Ok(OpenedSources { sources: Arc::new(opened), stop, interrupts })
 }
@@ -257,7 +266,7 @@ impl Prepared {
             source.coverage = Coverage::default();
         }
         let sources = &mut self.claim.sources;
-        self.control.run(async |session| read_coverage(session, sources).await).await
+        self.control.run(async |session| read_committed(session, sources).await).await
     }
 
     /// Brings all rows in that the command asks for and the ledger does not have.

@@ -222,7 +222,7 @@ impl Attempt {
             };
             async { writer.open().await.map(|()| writer) }
         }));
-        let steady = |watched: Arc<Watched>| Steady::open(self.connector.clone(), watched);
+        let steady = |watched: Arc<Watched>| Steady::open(self.connector.clone(), watched, "");
         let ids = OptionFuture::from(self.plan.ids.as_ref().map(|ids| {
             let opening = steady(watch("ids".into()));
             let rows = self.plan.rows().unwrap_or(u64::MAX);
@@ -233,7 +233,11 @@ impl Attempt {
         }));
         let rejects = steady(watch("rejects".into()));
         let has_units = self.plan.sources.iter().any(|source| source.extent().is_none());
-        let units = OptionFuture::from(has_units.then(|| steady(watch("units".into()))));
+        // A unit comes before its rows in the server's log, so it is there if they are; small files have one each.
+        let lazily = if self.asynchronous { "set synchronous_commit = off" } else { "" };
+        let units = OptionFuture::from(
+            has_units.then(|| Steady::open(self.connector.clone(), watch("units".into()), lazily)),
+        );
         let (writers, ids, rejects, units) =
             tokio::try_join!(writers, async { ids.await.transpose() }, rejects, async {
                 units.await.transpose()

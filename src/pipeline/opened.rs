@@ -1,7 +1,10 @@
 //! Sources that have been opened: what their headers and footers tell, before a target is known.
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::available_parallelism;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::datatypes::{DataType, Field, Fields};
@@ -19,6 +22,12 @@ use crate::source::parquet::{ParquetFile, PartReader, PositionedFile, Projection
 use crate::source::synthetic::{Synthetic, SyntheticOptions};
 use crate::source::text::{TextFormat, TextOptions, TextSource};
 use crate::source::{Embeddings, Place};
+
+/// Files that a thread opens before it takes more; fewer than twice as many are opened by one.
+const FILES_PER_THREAD: usize = 64;
+
+/// Parquet files beyond are opened one after another: a footer may take a good part of `--memory`.
+const SMALL_FILE_BYTES: u64 = 1 << 20;
 
 /// Rows looked at for the embedding's dimension.
 const PEEK_ROWS: usize = 64;
@@ -44,15 +53,35 @@ pub struct OpenedSource {
     pub kind: OpenedKind,
 }
 
+impl OpenedSource {
+    /// Whether the columns of another are the same, and read the same way.
+    pub(super) fn has_columns_of(&self, other: &Self) -> bool {
+        let format = |source: &Self| match &source.kind {
+            OpenedKind::Text(text) => Some(text.format.clone()),
+            OpenedKind::Parquet(_) | OpenedKind::Synthetic(_) => None,
+        };
+        self.fields == other.fields && self.forms == other.forms && format(self) == format(other)
+    }
+}
+
 /// What a kind of source tells when it is opened.
 #[derive(Debug)]
 pub enum OpenedKind {
-    /// Parquet: rows of each row group.
-    Parquet(Vec<u64>),
+    /// Parquet, as its footer tells.
+    Parquet(ParquetExtent),
     /// Text, whose records are counted as they are read.
     Text(Arc<TextSource>),
     /// Rows that are made.
     Synthetic(Arc<Synthetic>),
+}
+
+/// What of a footer is kept.
+#[derive(Debug)]
+pub struct ParquetExtent {
+    /// Rows of each row group.
+    pub unit_rows: Vec<u64>,
+    /// Bytes of each top-level column, as stored.
+    pub column_bytes: Vec<u64>,
 }
 
 /// What sources are and how they are read, as the user says it.
@@ -75,15 +104,47 @@ pub fn open_sources(
     settings: &LoadSettings,
     stop: &StopFlag,
 ) -> Result<Vec<OpenedSource>> {
+    let one_at_a_time = Mutex::new(());
     let open = |place: Place| match &place {
         Place::File(path) if is_parquet(path, options)? => match options.text.is_of_csv() {
             Some(option) => Err(Error::refused(format!("{option} is for CSV, and {place} is Parquet"))
                 .hint("leave the option out; if the file is CSV, say so: --format csv")),
-            None => open_parquet(path, settings.footer_bytes_max()),
+            None => {
+                let is_large = path.metadata().is_ok_and(|metadata| metadata.len() > SMALL_FILE_BYTES);
+                let _alone = is_large.then(|| one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner));
+                open_parquet(path, settings.footer_bytes_max())
+            }
         },
         _ => open_text(place, options, settings, stop),
     };
-    places.into_iter().map(open).collect()
+    let threads = available_parallelism().map_or(1, NonZero::get);
+    if places.len() < FILES_PER_THREAD * 2 || threads < 2 {
+        return places.into_iter().map(open).collect();
+    }
+    // Each thread takes the next few; of several errors the first in order is told, as if there were one thread.
+    let chunks: Vec<Mutex<Vec<Place>>> =
+        places.chunks(FILES_PER_THREAD).map(|chunk| Mutex::new(chunk.to_vec())).collect();
+    let opened: Vec<OnceLock<Result<Vec<OpenedSource>>>> = chunks.iter().map(|_| OnceLock::new()).collect();
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !failed.load(Ordering::Relaxed) {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(chunk) = chunks.get(number) else { break };
+                    let places = std::mem::take(&mut *chunk.lock().unwrap_or_else(PoisonError::into_inner));
+                    let result: Result<Vec<_>> = places.into_iter().map(open).collect();
+                    failed.fetch_or(result.is_err(), Ordering::Relaxed);
+                    opened[number].get_or_init(|| result);
+                }
+            });
+        }
+    });
+    let mut all = Vec::with_capacity(places.len());
+    for part in opened.into_iter().map_while(OnceLock::into_inner) {
+        all.extend(part?);
+    }
+    Ok(all)
 }
 
 /// Whether a file is Parquet: by `--format`, by its name, by its first bytes.
@@ -106,7 +167,10 @@ fn open_parquet(path: &Path, footer_bytes_max: usize) -> Result<OpenedSource> {
         fingerprint,
         fields: file.fields().clone(),
         forms: (0..file.fields().len()).map(|column| text_or_bytes(file.is_text(column))).collect(),
-        kind: OpenedKind::Parquet(file.row_group_rows()),
+        kind: OpenedKind::Parquet(ParquetExtent {
+            unit_rows: file.row_group_rows(),
+            column_bytes: file.column_bytes(),
+        }),
     })
 }
 
@@ -201,7 +265,7 @@ fn absolute_name(path: &Path) -> String {
 /// Dimensions of the first embeddings of a source; of `--memory`, half is for reading.
 pub(super) fn dimensions(source: &OpenedSource, column: usize, memory: usize) -> Result<Vec<usize>> {
     let unit_rows = match (&source.kind, &source.place) {
-        (OpenedKind::Parquet(unit_rows), Place::File(path)) => (unit_rows, path),
+        (OpenedKind::Parquet(extent), Place::File(path)) => (&extent.unit_rows, path),
         (OpenedKind::Text(text), _) => return text_dimensions(text, column),
         (OpenedKind::Synthetic(synthetic), _) => return Ok(vec![synthetic.options().dim]),
         _ => return Err(Error::bug("Parquet that is no file")),

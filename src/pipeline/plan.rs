@@ -94,10 +94,10 @@ pub struct PlannedSource {
     pub fingerprint: Fingerprint,
     /// How it is read.
     pub reading: Reading,
-    /// How its rows become the target's.
-    pub batcher: Batcher,
-    /// What of its mapping shapes its rows.
-    pub recipe: serde_json::Value,
+    /// How its rows become the target's; sources of the same columns share it.
+    pub batcher: Arc<Batcher>,
+    /// What of its mapping shapes its rows; shared likewise.
+    pub recipe: Arc<serde_json::Value>,
 }
 
 /// How a source is read.

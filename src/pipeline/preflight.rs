@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, BinaryArray};
 use arrow::datatypes::{DataType, Field};
 use serde_json::json;
 
-use super::opened::{OpenedKind, OpenedSource, dimensions};
+use super::opened::{OpenedKind, OpenedSource, ParquetExtent, dimensions};
 use super::plan::{LoadPlan, LoadSettings, PlannedSource, Reading, ReservedIds};
 use crate::batch::convert::{ColumnRejects, Converter};
 use crate::batch::text::TextForm;
@@ -17,10 +17,10 @@ use crate::error::{Error, Result};
 use crate::partition::FieldSource;
 use crate::postgres::catalog::{Target, TargetColumn};
 use crate::postgres::types::TargetType;
-use crate::source::Place;
-use crate::source::parquet::{ParquetFile, Projection};
+use crate::source::parquet::{ParquetFile, Projection, ROWS_PER_PART};
 use crate::source::text::input::{UNIT_MEMORY_MIN, memory_for_window};
 use crate::source::text::{TextColumn, TextProjection};
+use crate::source::{Place, UnitPart};
 
 /// Sources whose embeddings are looked at: a wrong column or model shows in the first.
 const PEEK_SOURCES: usize = 16;
@@ -110,15 +110,16 @@ pub fn plan(
         copy_columns.push(column.name.clone());
     }
     let channel_name = target.channel_column().map(str::to_string);
-    let planned: Result<Vec<PlannedSource>> = sources
-        .iter()
-        .enumerate()
-        .map(|(index, source)| {
-            let context = SourceContext { target: &target, embedding_name: &embedding_name, half, mapping };
-            context.plan_source(index, source, &scalars, channel_name.as_deref(), ids.as_ref())
-        })
-        .collect();
-    let planned = planned?;
+    let context = SourceContext {
+        target: &target,
+        embedding_name: &embedding_name,
+        half,
+        mapping,
+        scalars: &scalars,
+        channel: channel_name.as_deref(),
+        ids: ids.as_ref(),
+    };
+    let planned = context.plan_sources(sources)?;
     let plan = LoadPlan {
         copy_columns,
         fields,
@@ -155,17 +156,43 @@ struct SourceContext<'a> {
     embedding_name: &'a str,
     half: bool,
     mapping: &'a Mapping,
+    scalars: &'a [&'a TargetColumn],
+    channel: Option<&'a str>,
+    ids: Option<&'a ReservedIds>,
+}
+
+/// How the columns of a source become the target's.
+#[derive(Clone)]
+struct Mapped {
+    batcher: Arc<Batcher>,
+    recipe: Arc<serde_json::Value>,
+    projection: Projection,
 }
 
 impl SourceContext<'_> {
-    fn plan_source(
-        &self,
-        index: usize,
-        source: &OpenedSource,
-        scalars: &[&TargetColumn],
-        channel: Option<&str>,
-        ids: Option<&ReservedIds>,
-    ) -> Result<PlannedSource> {
+    fn plan_sources(&self, sources: &[OpenedSource]) -> Result<Vec<PlannedSource>> {
+        let mut planned = Vec::with_capacity(sources.len());
+        let mut last: Option<(&OpenedSource, Mapped)> = None;
+        for (index, source) in sources.iter().enumerate() {
+            // Of many files most are like the one before.
+            let mapped = match &last {
+                Some((before, mapped)) if before.has_columns_of(source) => mapped.clone(),
+                _ => self.map(source)?,
+            };
+            planned.push(PlannedSource {
+                batcher: Arc::clone(&mapped.batcher),
+                recipe: Arc::clone(&mapped.recipe),
+                place: source.place.clone(),
+                name: source.name.clone(),
+                fingerprint: source.fingerprint.clone(),
+                reading: self.reading(index, source, &mapped)?,
+            });
+            last = Some((source, mapped));
+        }
+        Ok(planned)
+    }
+
+    fn map(&self, source: &OpenedSource) -> Result<Mapped> {
         let embedding = source_column(source, self.embedding_name, self.mapping)?
             .ok_or_else(|| unmapped(source, self.embedding_name, "vector"))?;
         let embedding_field = &source.fields[embedding];
@@ -185,7 +212,7 @@ impl SourceContext<'_> {
         let mut projection = Projection { embedding, columns: Vec::new() };
         let mut recipe =
             BTreeMap::from([(self.embedding_name.to_string(), json!({ "column": embedding_field.name() }))]);
-        for target in scalars {
+        for target in self.scalars {
             let target_type = target.target_type.as_ref().ok_or_else(|| unsupported(self.target, target))?;
             let filling = match self.mapping.set.get(&target.name) {
                 Some(value) => {
@@ -209,49 +236,46 @@ impl SourceContext<'_> {
             };
             columns.push(FilledColumn { name: target.name.clone(), not_null: target.not_null, filling });
         }
-        let reading = self.reading(index, source, projection, scalars, &columns)?;
         // Slices speak of its hashes: another channel column would give them another meaning.
-        let channel_name = channel;
-        let channel = channel.and_then(|channel| columns.iter().position(|column| column.name == channel));
-        let mut whole =
-            json!({ "columns": recipe, "id_column": ids.map(|ids| &ids.column), "channel": channel_name });
+        let position = |channel| columns.iter().position(|column| column.name == channel);
+        let mut whole = json!({
+            "columns": recipe,
+            "id_column": self.ids.map(|ids| &ids.column),
+            "channel": self.channel,
+        });
         if let OpenedKind::Text(text) = &source.kind {
             whole["format"] = text.format.recipe();
         }
-        Ok(PlannedSource {
-            batcher: Batcher {
-                columns,
-                embedding_column: self.embedding_name.into(),
-                half: self.half,
-                channel,
-            },
-            recipe: whole,
-            place: source.place.clone(),
-            name: source.name.clone(),
-            fingerprint: source.fingerprint.clone(),
-            reading,
-        })
+        let channel = self.channel.and_then(position);
+        let batcher =
+            Batcher { columns, embedding_column: self.embedding_name.into(), half: self.half, channel };
+        Ok(Mapped { batcher: Arc::new(batcher), recipe: Arc::new(whole), projection })
     }
 
-    fn reading(
-        &self,
-        index: usize,
-        source: &OpenedSource,
-        projection: Projection,
-        scalars: &[&TargetColumn],
-        columns: &[FilledColumn],
-    ) -> Result<Reading> {
+    fn reading(&self, index: usize, source: &OpenedSource, mapped: &Mapped) -> Result<Reading> {
+        let (projection, columns) = (mapped.projection.clone(), &mapped.batcher.columns);
         match (&source.kind, &source.place) {
-            (OpenedKind::Parquet(unit_rows), Place::File(path)) => {
-                let file = ParquetFile::open(path, usize::MAX)?;
+            (OpenedKind::Parquet(ParquetExtent { unit_rows, column_bytes }), Place::File(path)) => {
                 let units = 0..unit_rows.len() as u32;
-                let stored_bytes = units.clone().map(|unit| file.stored_bytes(unit, &projection)).sum();
-                let parts = units.flat_map(|unit| file.parts(index, unit, &projection)).collect();
+                let read = projection.columns.iter().chain([&projection.embedding]);
+                let stored_bytes = read.map(|column| column_bytes[*column]).sum();
+                let parts = match unit_rows.iter().any(|rows| *rows > ROWS_PER_PART) {
+                    // Where pages begin is asked of the footer.
+                    true => {
+                        let file = ParquetFile::open(path, usize::MAX)?;
+                        units.flat_map(|unit| file.parts(index, unit, &projection)).collect()
+                    }
+                    false => units
+                        .zip(unit_rows)
+                        .filter(|(_, rows)| **rows > 0)
+                        .map(|(unit, rows)| UnitPart { source: index, unit, rows: 0..*rows })
+                        .collect(),
+                };
                 Ok(Reading::Parquet { unit_rows: unit_rows.clone(), parts, projection, stored_bytes })
             }
             (OpenedKind::Text(text), _) => {
                 // In the order of the projection, which is that of the scalars that a column fills.
-                let filled = scalars.iter().zip(columns);
+                let filled = self.scalars.iter().zip(columns);
                 let from_columns = filled.filter(|(_, column)| matches!(column.filling, Filling::Column(..)));
                 let types = from_columns.map(|(target, _)| target.target_type.as_ref());
                 let text_column = |(index, target_type): (&usize, Option<&TargetType>)| TextColumn {

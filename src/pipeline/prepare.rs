@@ -157,7 +157,7 @@ fn claim_request(plan: &LoadPlan, request: &LoadRequest, index_plan: &'static st
         fingerprint: source.fingerprint.clone(),
         units: source.extent().map(|extent| extent.units),
         rows: source.extent().map(|extent| extent.rows),
-        recipe: source.recipe.clone(),
+        recipe: Arc::clone(&source.recipe),
     };
     ClaimRequest {
         name: request.name.clone(),

@@ -41,13 +41,15 @@ impl Connector {
 pub struct Steady {
     connector: Connector,
     watched: Arc<Watched>,
+    /// What is set for each session.
+    settings: &'static str,
     session: Option<Session>,
 }
 
 impl Steady {
-    /// Opens the session.
-    pub async fn open(connector: Connector, watched: Arc<Watched>) -> Result<Self> {
-        let mut steady = Self { connector, watched, session: None };
+    /// Opens the session with these settings.
+    pub async fn open(connector: Connector, watched: Arc<Watched>, settings: &'static str) -> Result<Self> {
+        let mut steady = Self { connector, watched, settings, session: None };
         steady.run(async |_: &mut Session| Ok(())).await?;
         Ok(steady)
     }
@@ -79,7 +81,12 @@ impl Steady {
     async fn attempt<T>(&mut self, work: &mut impl AsyncFnMut(&mut Session) -> Result<T>) -> Result<T> {
         let session = match &mut self.session {
             Some(session) => session,
-            None => self.session.insert(self.connector.open(&self.watched).await?),
+            None => {
+                let session = self.connector.open(&self.watched).await?;
+                let set = session.batch_execute(self.settings).await;
+                set.map_err(|error| session.error("set up a session", error))?;
+                self.session.insert(session)
+            }
         };
         work(session).await
     }

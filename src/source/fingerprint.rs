@@ -36,13 +36,20 @@ impl Fingerprint {
         let describe = || format!("read {} for its fingerprint", file.path().display());
         let mut hasher = Xxh3::new();
         hasher.update(&size.to_le_bytes());
-        let tail = size.min(TAIL_BYTES_MAX);
-        hasher.update(&file.read_up_to(tail as usize, size - tail).or_failed(describe)?);
+        let tail = file
+            .read_up_to(size.min(TAIL_BYTES_MAX) as usize, size - size.min(TAIL_BYTES_MAX))
+            .or_failed(describe)?;
+        hasher.update(&tail);
+        let tail_starts = size - tail.len() as u64;
         for sample in 0..SAMPLES {
             // Spread evenly from the first block to the last.
             let offset = (size.saturating_sub(SAMPLE_BYTES) as u128 * u128::from(sample)
                 / u128::from(SAMPLES - 1)) as u64;
-            hasher.update(&file.read_up_to(SAMPLE_BYTES as usize, offset).or_failed(describe)?);
+            // A small file is all tail.
+            match offset.checked_sub(tail_starts).and_then(|start| tail.get(start as usize..)) {
+                Some(rest) => hasher.update(&rest[..rest.len().min(SAMPLE_BYTES as usize)]),
+                None => hasher.update(&file.read_up_to(SAMPLE_BYTES as usize, offset).or_failed(describe)?),
+            }
         }
         Ok(Self {
             content: format!("{:032x}", hasher.digest128()),

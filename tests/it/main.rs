@@ -11,6 +11,7 @@ mod texts;
 
 mod bytes;
 mod citus;
+mod compaction;
 mod connect;
 mod corpus;
 mod damage;

@@ -32,7 +32,7 @@ use super::UnitPart;
 use crate::error::{Context, Error, Result};
 
 /// A row group with more rows than this is read in parts, where page boundaries are known.
-const ROWS_PER_PART: u64 = 64 * 1024;
+pub const ROWS_PER_PART: u64 = 64 * 1024;
 
 /// The footer's length and the closing magic number.
 const TAIL_BYTES: u64 = 8;
@@ -215,6 +215,19 @@ impl ParquetFile {
     pub fn row_group_rows(&self) -> Vec<u64> {
         // `checked` has refused negative counts.
         self.metadata().row_groups().iter().map(|group| group.num_rows().cast_unsigned()).collect()
+    }
+
+    /// Bytes of each top-level column in all row groups, as stored.
+    pub fn column_bytes(&self) -> Vec<u64> {
+        let mut bytes = vec![0u64; self.fields().len()];
+        let schema = self.metadata().file_metadata().schema_descr();
+        for group in self.metadata().row_groups() {
+            for (leaf, column) in group.columns().iter().enumerate() {
+                let total = &mut bytes[schema.get_column_root_idx(leaf)];
+                *total = total.saturating_add(column.compressed_size().cast_unsigned());
+            }
+        }
+        bytes
     }
 
     /// The parts in which a row group is read, for a source of this index in the plan.

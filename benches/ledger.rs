@@ -1,0 +1,240 @@
+//! What the ledger costs: the same encoded blocks are copied with and without fence and ledger row, in turns, and CPU
+//! seconds of this process and of the two backends are compared. Criterion measures time on the clock, of which a
+//! server's backend is no part; so this is a program of its own.
+//!
+//! Linux only, on the server's machine. Uses the embedded server in `target/bench-server` unless
+//! `VECLOAD_BENCH_URL` names another; it is left running.
+
+#![expect(clippy::expect_used, reason = "a benchmark that can't run ends there and then")]
+#![expect(clippy::print_stdout, reason = "the figures are its result")]
+
+mod rows;
+
+use std::process::Command;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::SinkExt;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use nix::unistd::{SysconfVar, sysconf};
+use vecload::copy::{CopyBlock, HEADER, IdRange, TRAILER};
+use vecload::ledger::blocks::{BlockLedger, Run};
+use vecload::partition::{FieldSource, Partitioner, Partitions};
+use vecload::postgres::{ConnectSettings, Session, SessionOptions};
+
+/// As the pipeline's: size at which a block is sealed, elements of a batch, partitions, bytes of a message.
+const BLOCK_BYTES: usize = 8 << 20;
+const BATCH_BYTES: usize = 1 << 20;
+const BATCH_ROWS_MAX: usize = 4096;
+const PARTITIONS: usize = 8;
+const MESSAGE_BYTES: usize = 256 << 10;
+
+/// Blocks that one side copies before it is the other's turn.
+const BLOCKS_PER_TURN: usize = 8;
+const TURNS: usize = 12;
+
+/// One way of copying, with a session and a table of its own.
+struct Side {
+    session: Session,
+    copy: String,
+    ledger: Option<BlockLedger>,
+    table: &'static str,
+    client_micros: i64,
+    backend_start: i64,
+    rows: u64,
+    blocks: i32,
+}
+
+fn main() {
+    // `cargo test --benches` only wants to know that it compiles.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    // One thread, so that what the process uses is what the copy uses.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for dim in [128, 1536] {
+        runtime.block_on(compare(dim));
+    }
+}
+
+async fn compare(dim: usize) {
+    let blocks = blocks(dim);
+    let mut bare = Side::new("bench_bare", dim, false).await;
+    let mut recorded = Side::new("bench_recorded", dim, true).await;
+    let rows: u64 = blocks.iter().map(|block| block.rows).sum();
+    let slices: usize = blocks.iter().map(|block| block.slices.len()).sum();
+    println!(
+        "{dim} dimensions: {} rows a block, with {:.1} slices and {:.1} ranges of ids",
+        rows / blocks.len() as u64,
+        slices as f64 / blocks.len() as f64,
+        blocks.iter().map(|block| block.ids.len()).sum::<usize>() as f64 / blocks.len() as f64,
+    );
+    // The first turn warms caches and is not counted.
+    for turn in 0..=TURNS {
+        if turn == 1 {
+            bare.forget();
+            recorded.forget();
+        }
+        let started = [bare.backend_micros(), recorded.backend_micros()];
+        // Who goes first changes, so that neither always finds the other's dirty pages.
+        match turn % 2 {
+            0 => {
+                bare.turn(&blocks).await;
+                recorded.turn(&blocks).await;
+            }
+            _ => {
+                recorded.turn(&blocks).await;
+                bare.turn(&blocks).await;
+            }
+        }
+        if turn > 0 {
+            let spent = [bare.backend_micros() - started[0], recorded.backend_micros() - started[1]];
+            println!(
+                "  turn {turn:>2}: backends {:>7.1} ms without, {:>7.1} ms with",
+                spent[0] as f64 / 1e3,
+                spent[1] as f64 / 1e3
+            );
+        }
+    }
+    let [without, with] = [bare.micros_per_row(), recorded.micros_per_row()];
+    for (name, side) in [("without", without), ("with", with)] {
+        println!("  {name:>8}: client {:.3} µs, backend {:.3} µs of CPU a row", side.0, side.1);
+    }
+    let (total_without, total_with) = (without.0 + without.1, with.0 + with.1);
+    println!("  the ledger costs {:+.2} %", (total_with / total_without - 1.0) * 100.0);
+    for side in [bare, recorded] {
+        side.session.batch_execute(&format!("drop table {}", side.table)).await.expect("dropped");
+        side.session.close().await;
+    }
+}
+
+/// A block of each partition, filled as a load fills them.
+fn blocks(dim: usize) -> Vec<CopyBlock> {
+    let batch_rows = (BATCH_BYTES / (dim * 4)).clamp(1, BATCH_ROWS_MAX);
+    let partitioner = Partitioner {
+        partitions: Partitions::even(PARTITIONS),
+        fields: vec![FieldSource::Id(8), FieldSource::Cell(0), FieldSource::Cell(1), FieldSource::Embedding],
+        half: false,
+    };
+    let mut blocks: Vec<CopyBlock> = (0..PARTITIONS).map(|_| CopyBlock::default()).collect();
+    let (mut first_row, mut next_id) = (0, 1);
+    while blocks.iter().any(|block| block.bytes < BLOCK_BYTES) {
+        let (batcher, mut batch) = rows::source_batch(batch_rows, dim, 1000);
+        batch.origin.first_row = first_row;
+        first_row += batch_rows as u64;
+        let chunk = batcher.accept(batch).expect("good rows");
+        for share in partitioner.split(&chunk, &(0..batch_rows as u32)) {
+            let last = next_id + share.rows.len() as i64 - 1;
+            let ids = vec![IdRange { first: next_id, last }];
+            next_id = last + 1;
+            let block = &mut blocks[share.partition];
+            if block.bytes < BLOCK_BYTES {
+                block.push(partitioner.encode(&chunk, &share, ids).expect("encoded"));
+            }
+        }
+    }
+    blocks
+}
+
+impl Side {
+    async fn new(table: &'static str, dim: usize, is_recorded: bool) -> Self {
+        let settings = ConnectSettings::resolve(Some(&url()), &|_| None).expect("a URL").expect("a server");
+        let mut session = settings.connect(&SessionOptions::default()).await.expect("connected");
+        vecload::ledger::prepare(&mut session).await.expect("a ledger");
+        let create = format!(
+            "create extension if not exists vector; drop table if exists {table};
+             create table {table} (id bigint not null, channel_id bigint not null, content text not null,
+                 embedding vector({dim}) not null);
+             create index on {table} (id, channel_id)"
+        );
+        session.batch_execute(&create).await.expect("a table");
+        let load = "insert into vecload_ledger.loads
+                (target, target_name, state, token, host, process_id, version, index_plan)
+            select $1::text::regclass, $1, 'undone', 1, 'bench', 0, 'bench', 'none' returning load_id, target";
+        let mut ledger = None;
+        if is_recorded {
+            let load = session.query_one(load, &[&table]).await.expect("a load");
+            let target = load.get(1);
+            let run = Run { load_id: load.get(0), run: 1, token: 1, target };
+            ledger = Some(
+                BlockLedger::prepare(&session, run, Arc::from([1]), table.to_owned())
+                    .await
+                    .expect("statements"),
+            );
+        }
+        let copy =
+            format!("copy {table} (id, channel_id, content, embedding) from stdin with (format binary)");
+        Self { session, copy, ledger, table, client_micros: 0, backend_start: 0, rows: 0, blocks: 0 }
+    }
+
+    async fn turn(&mut self, blocks: &[CopyBlock]) {
+        let before = client_micros();
+        for block in blocks.iter().cycle().take(BLOCKS_PER_TURN) {
+            self.blocks += 1;
+            self.session.batch_execute("begin").await.expect("begin");
+            let sink = self.session.copy_in::<_, Bytes>(&self.copy).await.expect("copy");
+            let mut sink = std::pin::pin!(sink);
+            let (header, trailer) = (Bytes::from_static(HEADER), Bytes::from_static(TRAILER));
+            for part in [header].into_iter().chain(block.segments.iter().cloned()).chain([trailer]) {
+                for start in (0..part.len()).step_by(MESSAGE_BYTES) {
+                    let message = part.slice(start..part.len().min(start + MESSAGE_BYTES));
+                    sink.feed(message).await.expect("sent");
+                }
+            }
+            assert_eq!(sink.finish().await.expect("copied"), block.rows);
+            if let Some(ledger) = &self.ledger {
+                ledger.record(&self.session, block, &[], self.blocks).await.expect("recorded");
+            }
+            self.session.batch_execute("commit").await.expect("committed");
+            self.rows += block.rows;
+        }
+        self.client_micros += client_micros() - before;
+    }
+
+    /// Starts counting anew.
+    fn forget(&mut self) {
+        (self.client_micros, self.rows) = (0, 0);
+        self.backend_start = self.backend_micros();
+    }
+
+    /// CPU of the session's backend so far.
+    fn backend_micros(&self) -> i64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.session.backend_pid()));
+        let stat = stat.expect("the server runs on this machine");
+        // The name in brackets may hold blanks; utime and stime are the 12th and 13th fields after it.
+        let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+        let ticks = |field: usize| fields[field].parse::<i64>().expect("a number");
+        let per_second = sysconf(SysconfVar::CLK_TCK).expect("a setting").expect("a number");
+        (ticks(11) + ticks(12)) * 1_000_000 / per_second
+    }
+
+    /// Of the client and of the backend.
+    fn micros_per_row(&self) -> (f64, f64) {
+        let backend = self.backend_micros() - self.backend_start;
+        (self.client_micros as f64 / self.rows as f64, backend as f64 / self.rows as f64)
+    }
+}
+
+/// CPU of this process so far.
+fn client_micros() -> i64 {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("usage");
+    usage.user_time().num_microseconds() + usage.system_time().num_microseconds()
+}
+
+fn url() -> String {
+    if let Ok(url) = std::env::var("VECLOAD_BENCH_URL") {
+        return url;
+    }
+    let home = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench-server");
+    std::fs::create_dir_all(&home).expect("a writable target directory");
+    let vecload = |word: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vecload"));
+        command.current_dir(&home).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        let output = command.args(["db", word]).output().expect("vecload runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8").trim().to_string()
+    };
+    vecload("start");
+    vecload("url")
+}
