@@ -404,9 +404,7 @@ fn reserved_ids(target: &Target, sources: &[OpenedSource], mapping: &Mapping) ->
     let mut candidates: Vec<_> = with_sequence.collect();
     // Where several columns count, the one called id is the rows' id.
     candidates.sort_by_key(|column| column.name != "id");
-    let Some(column) = candidates.first() else {
-        return Ok(None);
-    };
+    let Some(column) = candidates.first() else { return Ok(None) };
     if is_filled(column, sources, mapping)? {
         return Ok(None);
     }
