@@ -188,6 +188,11 @@ impl Running {
         self.child.id().map_or(0, u32::cast_signed)
     }
 
+    /// How it was called.
+    pub(crate) fn command_line(&self) -> String {
+        command_line(&self.arguments)
+    }
+
     /// SIGKILL: nothing can be put in order.
     #[track_caller]
     pub(crate) fn kill(self) {
@@ -338,14 +343,18 @@ impl Outcome {
 
 impl Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let line: Vec<_> = self.arguments.iter().map(|argument| argument.to_string_lossy()).collect();
         write!(
             f,
-            "\n  $ vecload {}\n  {}\n--- stdout\n{}--- stderr\n{}",
-            line.join(" "),
+            "\n  $ {}\n  {}\n--- stdout\n{}--- stderr\n{}",
+            command_line(&self.arguments),
             self.status,
             self.stdout,
             self.stderr
         )
     }
+}
+
+fn command_line(arguments: &[OsString]) -> String {
+    let words = arguments.iter().map(|argument| argument.to_string_lossy());
+    std::iter::once("vecload".into()).chain(words).collect::<Vec<_>>().join(" ")
 }
