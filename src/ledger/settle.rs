@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, IsolationLevel};
 
 use super::MAY_HOLD_SOURCES;
 use super::blocks::Run;
@@ -19,32 +19,35 @@ pub struct SourceBalance {
     pub rejected: u64,
 }
 
-/// Reads the balance of sources from the ledger, and the rows that a load has committed since one of its runs.
+/// Reads the balance of sources from the ledger, and the rows that a load has committed since one of its runs: as of
+/// one moment, since a commit that was given up may still take place.
 pub async fn balance(
-    client: &Client,
+    client: &mut Client,
     source_ids: &[i64],
     since: Option<(i64, i32)>,
 ) -> Result<(HashMap<i64, SourceBalance>, u64)> {
     let failed = |error| pg_error("read the balance from the ledger", error);
+    let snapshot = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+    let snapshot = snapshot.start().await.map_err(failed)?;
     let mut balances: HashMap<i64, SourceBalance> = HashMap::new();
     let loaded = format!(
         "select s.source_id, sum(s.rows)::bigint as rows
          from vecload_ledger.current_blocks b, unnest(b.source_ids, b.slice_rows) as s(source_id, rows)
          where b.{MAY_HOLD_SOURCES} and s.source_id = any($1) group by 1"
     );
-    for row in client.query(&loaded, &[&source_ids]).await.map_err(failed)? {
+    for row in snapshot.query(&loaded, &[&source_ids]).await.map_err(failed)? {
         balances.entry(row.get(0)).or_default().loaded = row.get::<_, i64>(1).cast_unsigned();
     }
     let rejected =
         "select source_id, count(*) from vecload_ledger.rejects where source_id = any($1) group by 1";
-    for row in client.query(rejected, &[&source_ids]).await.map_err(failed)? {
+    for row in snapshot.query(rejected, &[&source_ids]).await.map_err(failed)? {
         balances.entry(row.get(0)).or_default().rejected = row.get::<_, i64>(1).cast_unsigned();
     }
     let committed = match since {
         Some((load_id, first_run)) => {
             let sum = "select coalesce(sum(rows), 0)::bigint from vecload_ledger.current_blocks
                 where load_id = $1 and run >= $2";
-            client
+            snapshot
                 .query_one(sum, &[&load_id, &first_run])
                 .await
                 .map_err(failed)?
@@ -53,6 +56,7 @@ pub async fn balance(
         }
         None => 0,
     };
+    snapshot.commit().await.map_err(failed)?;
     Ok((balances, committed))
 }
 

@@ -19,6 +19,12 @@ use crate::postgres::{Session, SessionOptions};
 /// A session that has said nothing for so long is looked at from another one.
 const SILENT_AFTER: Duration = Duration::from_secs(5);
 
+/// Looks in a row that a server may leave unanswered.
+const UNANSWERED_MAX: u32 = 3;
+
+/// After the load has stopped, an answer is waited for so long.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -68,6 +74,7 @@ impl Control {
             let outcome = tokio::select! {
                 outcome = self.attempt(&mut inner, &mut work) => outcome,
                 () = self.falls_silent() => Err(silent(&self.watched)),
+                () = self.is_given_up() => Err(silent(&self.watched)),
             };
             let error = match outcome {
                 Ok(done) => return Ok(done),
@@ -113,11 +120,19 @@ impl Control {
         Ok(session)
     }
 
-    /// Ends when this session is seen to wait for us while we wait for it, from a session opened for the look.
+    /// Ends some time after the load stops: a server that does not answer must not keep the process.
+    async fn is_given_up(&self) {
+        self.connector.stop.stopping().await;
+        tokio::time::sleep(GIVE_UP_AFTER).await;
+    }
+
+    /// Ends when this session is seen to wait for us while we wait for it, from a session opened for the look; or when
+    /// the server can't be asked either.
     async fn falls_silent(&self) {
         let options =
             SessionOptions { application_name: Some("vecload look".into()), transaction_timeout: None };
         let mut is_suspect = false;
+        let mut unanswered = 0;
         loop {
             tokio::time::sleep(if is_suspect { LOOK_EVERY } else { SILENT_AFTER }).await;
             let Some(backend) = self.watched.backend() else { continue };
@@ -127,8 +142,14 @@ impl Control {
                 session.close().await;
                 seen
             };
-            // A server that can't be asked is found out by the session itself, or the next look.
-            let Ok(Ok(seen)) = tokio::time::timeout(SILENT_AFTER, looked).await else { continue };
+            let Ok(Ok(seen)) = tokio::time::timeout(SILENT_AFTER, looked).await else {
+                unanswered += 1;
+                if unanswered == UNANSWERED_MAX {
+                    return;
+                }
+                continue;
+            };
+            unanswered = 0;
             match seen.first() {
                 Some(Seen::Gone) => return,
                 Some(Seen::WaitsForUs) if is_suspect => return,

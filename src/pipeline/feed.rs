@@ -33,11 +33,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// What a lane is given.
 #[derive(Debug)]
 pub enum Work {
-    /// A part that the lane reads from its file.
-    Part(UnitPart),
+    /// A part that the lane reads from its file, and what is held until it has been read.
+    Part(UnitPart, UnderWay),
     /// Records in memory.
     Text(TextPart),
 }
+
+/// Held while a part is under way: in the queue or on a lane.
+pub type UnderWay = Arc<()>;
 
 /// All of each source, as far as it is known by now.
 pub type Extents = Arc<[OnceLock<Extent>]>;
@@ -77,6 +80,8 @@ pub struct Feeder {
     pub stop: Arc<Stop>,
     /// What the window of the source that is being scanned takes.
     pub window_bytes: AtomicUsize,
+    /// Shared with the parts that are under way.
+    pub under_way: UnderWay,
     /// The runtime that the session lives in.
     pub runtime: Handle,
 }
@@ -122,7 +127,8 @@ impl Feeder {
                 known.is_complete || self.coverage[source].is_complete(part.unit, unit_rows(part.unit));
             if rows > 0 && !is_done {
                 let rows = part.rows.start..part.rows.start + rows;
-                if !self.send(Work::Part(UnitPart { rows, ..part.clone() })) {
+                let part = UnitPart { rows, ..part.clone() };
+                if !self.send(Work::Part(part, Arc::clone(&self.under_way))) {
                     break;
                 }
             }
@@ -137,6 +143,7 @@ impl Feeder {
         if left == 0 || known.is_complete && text.place != Place::Stdin {
             return Ok(left.saturating_sub(self.extents[index].get().map_or(0, |extent| extent.rows)));
         }
+        self.wait_for_parts();
         let mut scanner = text.scanner()?;
         self.window_bytes.store(scanner.input().window_bytes(), Ordering::Relaxed);
         let Some(_window) = self.window(&scanner)? else { return Ok(left) };
@@ -166,6 +173,17 @@ impl Feeder {
             self.note_end(index, source, &scanner, units, rows)?;
         }
         Ok(left)
+    }
+
+    /// Units take their memory from the same budget as the pages of parts: a unit that waits in hand for a lane, while
+    /// the lane waits for the unit's memory, would wait for ever.
+    fn wait_for_parts(&self) {
+        let started = Instant::now();
+        while Arc::strong_count(&self.under_way) > 1 && !self.stop.is_stopping() {
+            // The timer is made inside the runtime.
+            self.runtime.block_on(async { tokio::time::sleep(LOOK_AGAIN).await });
+        }
+        self.counters.scan.waited(started.elapsed());
     }
 
     fn next_unit(&self, scanner: &mut Scanner, counted: &mut u64) -> Result<Option<TextUnit>> {

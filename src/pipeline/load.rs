@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, channel};
 
 use super::control::Control;
 use super::counters::Counters;
-use super::feed::{Extents, FeedSource, Feeder};
+use super::feed::{Extents, FeedSource, Feeder, UnderWay};
 use super::interrupts::Interrupts;
 use super::observer::{LoadView, Observer};
 use super::opened::{self, OpenedKind, OpenedSource, SourceOptions};
@@ -39,6 +39,9 @@ const EMPTY_SHOWN: usize = 5;
 
 /// The index plan of a load that found rows: it gives back the indexes that it dropped, and adds none.
 pub(super) const REBUILD: &str = "rebuild";
+
+/// Lines about retries on their way to the user.
+const NOTICES: usize = 64;
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -146,7 +149,7 @@ pub async fn load(
     observer: &dyn Observer,
 ) -> LoadOutcome {
     let OpenedSources { sources, stop, interrupts } = sources;
-    let (told, mut notices) = unbounded_channel();
+    let (told, mut notices) = channel(NOTICES);
     let connector = Connector {
         connect: way.connect.clone(),
         retry: Retry::new(request.settings.retry_for, told, way.revive.clone()),
@@ -168,7 +171,7 @@ pub async fn load(
 
 /// Works, and tells the user meanwhile what there is to tell.
 async fn tell<T>(
-    notices: &mut UnboundedReceiver<String>,
+    notices: &mut Receiver<String>,
     observer: &dyn Observer,
     work: impl Future<Output = T>,
 ) -> T {
@@ -209,7 +212,7 @@ impl Prepared {
     async fn run(
         mut self,
         observer: &dyn Observer,
-        mut notices: UnboundedReceiver<String>,
+        mut notices: Receiver<String>,
         interrupts: Interrupts,
     ) -> LoadOutcome {
         let counters = Arc::new(Counters::default());
@@ -392,6 +395,7 @@ impl Prepared {
             counters: Arc::clone(counters),
             stop: Arc::clone(stop),
             window_bytes: AtomicUsize::new(0),
+            under_way: UnderWay::default(),
             runtime: tokio::runtime::Handle::current(),
         };
         blocking(move || feeder.run()).await?;

@@ -41,7 +41,7 @@ use tokio::sync::mpsc::channel;
 
 use self::control::Control;
 use self::counters::Counters;
-use self::feed::{Extents, FeedSource, Feeder};
+use self::feed::{Extents, FeedSource, Feeder, UnderWay};
 use self::ids::IdPool;
 use self::lane::LaneContext;
 use self::plan::LoadPlan;
@@ -136,6 +136,7 @@ impl Attempt {
             counters: Arc::clone(&self.counters),
             stop: Arc::clone(&stop),
             window_bytes: AtomicUsize::new(0),
+            under_way: UnderWay::default(),
             runtime: Handle::current(),
         };
         let open = Arc::new(OpenBlocks::new(self.plan.partitions(), self.plan.block_bytes()));

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::feed::Work;
+use super::feed::{UnderWay, Work};
 use super::lane::LaneContext;
 use super::plan::{PlannedSource, Reading, TEXT_BATCH_BYTES};
 use crate::config::sizes::show_size;
@@ -22,6 +22,8 @@ pub(super) struct OpenPart {
     /// Bytes as stored that a row takes, where they are not counted elsewhere.
     row_bytes: f64,
     _memory: Reservation,
+    /// Last, so that the memory is free by then.
+    _under_way: Option<UnderWay>,
 }
 
 enum Reader {
@@ -67,12 +69,15 @@ impl LaneContext {
     /// Opens what a lane was given; `None` when the load is stopping.
     pub(super) fn open(&self, work: Work) -> Result<Option<OpenPart>> {
         match work {
-            Work::Part(part) => match &self.plan.sources[part.source].reading {
-                Reading::Synthetic { synthetic, columns, .. } => {
-                    self.open_synthetic(part, Arc::clone(synthetic), columns.clone())
-                }
-                _ => self.open_parquet(part),
-            },
+            Work::Part(part, under_way) => {
+                let opened = match &self.plan.sources[part.source].reading {
+                    Reading::Synthetic { synthetic, columns, .. } => {
+                        self.open_synthetic(part, Arc::clone(synthetic), columns.clone())
+                    }
+                    _ => self.open_parquet(part),
+                };
+                Ok(opened?.map(|part| OpenPart { _under_way: Some(under_way), ..part }))
+            }
             Work::Text(part) => {
                 let Reading::Text { projection, .. } = &self.plan.sources[part.source].reading else {
                     return Err(Error::bug("records of a source that is no text"));
@@ -85,7 +90,7 @@ impl LaneContext {
                 };
                 let reader = Reader::Text(TextReader::open(part, Arc::clone(projection), batch, dim));
                 // The scan has counted its bytes.
-                Ok(Some(OpenPart { reader, row_bytes: 0.0, _memory: memory }))
+                Ok(Some(OpenPart { reader, row_bytes: 0.0, _memory: memory, _under_way: None }))
             }
         }
     }
@@ -102,7 +107,12 @@ impl LaneContext {
         };
         let rows = self.plan.batch_rows(SYNTHETIC_ROW_BYTES);
         let reader = SyntheticReader::open(synthetic, part, columns, rows, self.plan.dim);
-        Ok(Some(OpenPart { reader: Reader::Synthetic(reader), row_bytes: 0.0, _memory: memory }))
+        Ok(Some(OpenPart {
+            reader: Reader::Synthetic(reader),
+            row_bytes: 0.0,
+            _memory: memory,
+            _under_way: None,
+        }))
     }
 
     fn open_parquet(&self, part: UnitPart) -> Result<Option<OpenPart>> {
@@ -138,7 +148,7 @@ impl LaneContext {
         let reader =
             PartReader::open(Arc::clone(&file), part, projection.clone(), batch_rows, self.plan.dim)?;
         let reader = Reader::Parquet { reader: Box::new(reader), file, source: index };
-        Ok(Some(OpenPart { reader, row_bytes, _memory: memory }))
+        Ok(Some(OpenPart { reader, row_bytes, _memory: memory, _under_way: None }))
     }
 
     /// Opens a source, or shares it with the lanes that have it open: a parsed footer takes many times its size.

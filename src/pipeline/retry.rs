@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::future::BoxFuture;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 
 use super::stop::Stop;
 use crate::error::{Error, Result};
@@ -28,7 +28,7 @@ pub struct Retry {
     /// `--retry-for`.
     limit: Duration,
     trouble: Arc<Mutex<Option<Trouble>>>,
-    notices: UnboundedSender<String>,
+    notices: Sender<String>,
     revive: Option<Revive>,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Debug for Retry {
 
 impl Retry {
     /// Tries for `limit`; each kind of trouble is told once to `notices`.
-    pub fn new(limit: Duration, notices: UnboundedSender<String>, revive: Option<Revive>) -> Self {
+    pub fn new(limit: Duration, notices: Sender<String>, revive: Option<Revive>) -> Self {
         Self { limit, trouble: Arc::default(), notices, revive }
     }
 
@@ -71,8 +71,10 @@ impl Retry {
 
     /// A line for the user.
     pub fn tell(&self, line: String) {
-        // Nobody listens any more once the load has ended.
-        drop(self.notices.send(line));
+        // Full, or nobody listens any more: what is lost is one line of many.
+        if let Err(error) = self.notices.try_send(line) {
+            tracing::debug!("{error}");
+        }
     }
 
     /// The error when time is up.

@@ -269,11 +269,7 @@ impl<'a> Round<'a> {
         let run = self.tally.runs;
         let dice = &mut Dice::of(self.seed, 10_000 + run);
         let (load, producer) = self.source.load(dice);
-        let memory = match self.source.kind {
-            // With less, a part of Parquet may wait for ever for memory that a unit of text behind it has.
-            "several files" => dice.pick(&["256MiB", "512MiB"]),
-            _ => dice.pick(&["48MiB", "48MiB", "64MiB", "96MiB", "512MiB"]),
-        };
+        let memory = dice.pick(&["48MiB", "48MiB", "64MiB", "96MiB", "512MiB"]);
         let mut load = load.with("--db", self.field.proxy.url(&self.database)).with("--memory", memory);
         load = load.with("--writers", dice.of_range(1..5)).with("--lanes", dice.of_range(1..4));
         load = load.with("--index", if self.has_indexes { "defer" } else { "none" });
@@ -511,13 +507,13 @@ impl<'a> Round<'a> {
         assert_eq!((read, loaded + already, told_rejected), (rows, rows - rejected, rejected), "{told}");
         assert_eq!(last.code(), if rejected > 0 { 3 } else { 0 }, "the exit code");
         let good = (rows - rejected) as i64;
-        let by_blocks: i64 = session.one(&format!("select sum(rows)::bigint from {LEDGER}.blocks"));
+        let by_blocks: i64 = session.one(&format!("select sum(rows)::bigint from {LEDGER}.current_blocks"));
         let by_slices: i64 = session.one(&format!(
-            "select sum(slice)::bigint from {LEDGER}.blocks, unnest(slice_rows) as slices(slice)"
+            "select sum(slice)::bigint from {LEDGER}.current_blocks, unnest(slice_rows) as slices(slice)"
         ));
         let by_ids: i64 = session.one(&format!(
             "select sum(last - first + 1)::bigint
-             from {LEDGER}.blocks, unnest(id_firsts, id_lasts) as ids(first, last)"
+             from {LEDGER}.current_blocks, unnest(id_firsts, id_lasts) as ids(first, last)"
         ));
         assert_eq!([by_blocks, by_slices, by_ids], [good; 3], "the ledger's blocks, slices, ids");
         assert_eq!(session.count(&format!("{LEDGER}.rejects")), rejected as i64, "the ledger's rejects");
