@@ -15,7 +15,7 @@ use crate::source::fingerprint::full_hash;
 use crate::source::parquet::PositionedFile;
 
 /// Sources that one statement asks for or tells of: enough to forget the round trip, few enough to hold twice.
-pub(super) const SOURCES_PER_STATEMENT: usize = 8192;
+pub(super) const SOURCES_PER_STATEMENT: usize = 32 * 1024;
 
 /// A source that the ledger knows.
 pub(super) struct Known {

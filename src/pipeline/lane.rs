@@ -63,7 +63,15 @@ pub struct LaneContext {
     /// The runtime that the writers live in.
     pub runtime: Handle,
     /// Sources that lanes have open.
-    pub open_files: Mutex<HashMap<usize, Weak<ParquetFile>>>,
+    pub open_files: Mutex<OpenFiles>,
+}
+
+/// Files of which lanes read parts.
+#[derive(Debug, Default)]
+pub struct OpenFiles {
+    pub(super) by_source: HashMap<usize, Weak<ParquetFile>>,
+    /// Kept between two parts of it: parts come in the order of the sources.
+    pub(super) newest: Option<Arc<ParquetFile>>,
 }
 
 impl LaneContext {

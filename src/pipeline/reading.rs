@@ -154,10 +154,11 @@ impl LaneContext {
     /// Opens a source, or shares it with the lanes that have it open: a parsed footer takes many times its size.
     fn open_file(&self, source: usize) -> Result<Arc<ParquetFile>> {
         let mut open_files = self.open_files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open_files.get(&source).and_then(std::sync::Weak::upgrade) {
+        if let Some(file) = open_files.by_source.get(&source).and_then(std::sync::Weak::upgrade) {
             return Ok(file);
         }
-        open_files.retain(|_, file| file.strong_count() > 0);
+        open_files.newest = None;
+        open_files.by_source.retain(|_, file| file.strong_count() > 0);
         let planned = &self.plan.sources[source];
         let Place::File(path) = &planned.place else {
             return Err(Error::bug("Parquet that is no file"));
@@ -166,7 +167,8 @@ impl LaneContext {
             .map_err(|error| error.with_kind(Kind::Failed))?;
         unchanged(&file, planned)?;
         let file = Arc::new(file);
-        open_files.insert(source, Arc::downgrade(&file));
+        open_files.by_source.insert(source, Arc::downgrade(&file));
+        open_files.newest = Some(Arc::clone(&file));
         Ok(file)
     }
 }
