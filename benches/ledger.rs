@@ -1,6 +1,7 @@
 //! What the ledger costs: the same encoded blocks are copied with and without fence and ledger row, in turns, and CPU
-//! seconds of this process and of the two backends are compared. Criterion measures time on the clock, of which a
-//! server's backend is no part; so this is a program of its own.
+//! seconds of this process and of the two backends are compared. What two backends need for the same COPY differs by more
+//! than the ledger on a machine that others use too, so what fence and ledger row take is also counted by itself. Criterion
+//! measures time on the clock, of which a server's backend is no part; so this is a program of its own.
 //!
 //! Linux only, on the server's machine. Uses the embedded server in `target/bench-server` unless
 //! `VECLOAD_BENCH_URL` names another; it is left running.
@@ -12,12 +13,10 @@ mod rows;
 
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration as Cpu;
 
 use bytes::Bytes;
 use futures::SinkExt;
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
-use nix::unistd::{SysconfVar, sysconf};
 use vecload::copy::{CopyBlock, HEADER, IdRange, TRAILER};
 use vecload::ledger::blocks::{BlockLedger, Run};
 use vecload::partition::{FieldSource, Partitioner, Partitions};
@@ -40,8 +39,10 @@ struct Side {
     copy: String,
     ledger: Option<BlockLedger>,
     table: &'static str,
-    client_micros: i64,
-    backend_start: i64,
+    /// CPU of the copies, of client and backend.
+    spent: [Cpu; 2],
+    /// The part of fence and ledger row.
+    on_ledger: [Cpu; 2],
     rows: u64,
     blocks: i32,
 }
@@ -70,13 +71,7 @@ async fn compare(dim: usize) {
         slices as f64 / blocks.len() as f64,
         blocks.iter().map(|block| block.ids.len()).sum::<usize>() as f64 / blocks.len() as f64,
     );
-    // The first turn warms caches and is not counted.
     for turn in 0..=TURNS {
-        if turn == 1 {
-            bare.forget();
-            recorded.forget();
-        }
-        let started = [bare.backend_micros(), recorded.backend_micros()];
         // Who goes first changes, so that neither always finds the other's dirty pages.
         match turn % 2 {
             0 => {
@@ -88,21 +83,24 @@ async fn compare(dim: usize) {
                 bare.turn(&blocks).await;
             }
         }
-        if turn > 0 {
-            let spent = [bare.backend_micros() - started[0], recorded.backend_micros() - started[1]];
-            println!(
-                "  turn {turn:>2}: backends {:>7.1} ms without, {:>7.1} ms with",
-                spent[0] as f64 / 1e3,
-                spent[1] as f64 / 1e3
-            );
+        // The first turn warms caches and is not counted.
+        if turn == 0 {
+            bare.forget();
+            recorded.forget();
         }
     }
-    let [without, with] = [bare.micros_per_row(), recorded.micros_per_row()];
-    for (name, side) in [("without", without), ("with", with)] {
-        println!("  {name:>8}: client {:.3} µs, backend {:.3} µs of CPU a row", side.0, side.1);
+    for (name, side) in [("without", &bare), ("with", &recorded)] {
+        let [client, backend] = side.spent.map(|cpu| side.micros_per_row(cpu));
+        println!("  {name:>8}: client {client:.3} µs, backend {backend:.3} µs of CPU a row");
     }
-    let (total_without, total_with) = (without.0 + without.1, with.0 + with.1);
-    println!("  the ledger costs {:+.2} %", (total_with / total_without - 1.0) * 100.0);
+    let [client, backend] = recorded.on_ledger.map(|cpu| recorded.micros_per_row(cpu));
+    println!("  of it fence and ledger row: client {client:.3} µs, backend {backend:.3} µs");
+    let all: Cpu = recorded.spent.iter().sum();
+    let ledger: Cpu = recorded.on_ledger.iter().sum();
+    println!(
+        "  the ledger is {:.2} % of a copy",
+        ledger.as_secs_f64() / (all - ledger).as_secs_f64() * 100.0
+    );
     for side in [bare, recorded] {
         side.session.batch_execute(&format!("drop table {}", side.table)).await.expect("dropped");
         side.session.close().await;
@@ -165,11 +163,22 @@ impl Side {
         }
         let copy =
             format!("copy {table} (id, channel_id, content, embedding) from stdin with (format binary)");
-        Self { session, copy, ledger, table, client_micros: 0, backend_start: 0, rows: 0, blocks: 0 }
+        Self {
+            session,
+            copy,
+            ledger,
+            table,
+            spent: Default::default(),
+            on_ledger: Default::default(),
+            rows: 0,
+            blocks: 0,
+        }
     }
 
     async fn turn(&mut self, blocks: &[CopyBlock]) {
-        let before = client_micros();
+        let truncate = format!("truncate {}", self.table);
+        self.session.batch_execute(&truncate).await.expect("truncated");
+        let before = self.cpu();
         for block in blocks.iter().cycle().take(BLOCKS_PER_TURN) {
             self.blocks += 1;
             self.session.batch_execute("begin").await.expect("begin");
@@ -184,42 +193,41 @@ impl Side {
             }
             assert_eq!(sink.finish().await.expect("copied"), block.rows);
             if let Some(ledger) = &self.ledger {
+                let before = self.cpu();
                 ledger.record(&self.session, block, &[], self.blocks).await.expect("recorded");
+                let after = self.cpu();
+                (0..2).for_each(|who| self.on_ledger[who] += after[who] - before[who]);
             }
             self.session.batch_execute("commit").await.expect("committed");
             self.rows += block.rows;
         }
-        self.client_micros += client_micros() - before;
+        let after = self.cpu();
+        (0..2).for_each(|who| self.spent[who] += after[who] - before[who]);
     }
 
     /// Starts counting anew.
     fn forget(&mut self) {
-        (self.client_micros, self.rows) = (0, 0);
-        self.backend_start = self.backend_micros();
+        (self.spent, self.on_ledger, self.rows) = Default::default();
     }
 
-    /// CPU of the session's backend so far.
-    fn backend_micros(&self) -> i64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.session.backend_pid()));
-        let stat = stat.expect("the server runs on this machine");
-        // The name in brackets may hold blanks; utime and stime are the 12th and 13th fields after it.
-        let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
-        let ticks = |field: usize| fields[field].parse::<i64>().expect("a number");
-        let per_second = sysconf(SysconfVar::CLK_TCK).expect("a setting").expect("a number");
-        (ticks(11) + ticks(12)) * 1_000_000 / per_second
+    /// CPU so far of this process and of the session's backend, which has nothing to do just now. The scheduler's own
+    /// count: what `/proc/PID/stat` tells comes in ticks of 10 ms.
+    fn cpu(&self) -> [Cpu; 2] {
+        [std::process::id().cast_signed(), self.session.backend_pid()].map(|process| {
+            let threads =
+                std::fs::read_dir(format!("/proc/{process}/task")).expect("the server is on this machine");
+            let nanos = threads.map(|thread| {
+                let path = thread.expect("a thread").path().join("schedstat");
+                let stat = std::fs::read_to_string(path).expect("the kernel counts");
+                stat.split(' ').next().expect("a field").parse::<u64>().expect("a number")
+            });
+            Cpu::from_nanos(nanos.sum())
+        })
     }
 
-    /// Of the client and of the backend.
-    fn micros_per_row(&self) -> (f64, f64) {
-        let backend = self.backend_micros() - self.backend_start;
-        (self.client_micros as f64 / self.rows as f64, backend as f64 / self.rows as f64)
+    fn micros_per_row(&self, cpu: Cpu) -> f64 {
+        cpu.as_secs_f64() * 1e6 / self.rows as f64
     }
-}
-
-/// CPU of this process so far.
-fn client_micros() -> i64 {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("usage");
-    usage.user_time().num_microseconds() + usage.system_time().num_microseconds()
 }
 
 fn url() -> String {

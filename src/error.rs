@@ -29,6 +29,7 @@ pub struct Error {
     message: String,
     hint: Option<String>,
     is_transient: bool,
+    is_lost: bool,
     cause: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -62,7 +63,7 @@ impl Error {
     }
 
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, is_transient: false, cause: None }
+        Self { kind, message: message.into(), hint: None, is_transient: false, is_lost: false, cause: None }
     }
 
     /// Adds what the user can do next.
@@ -91,6 +92,18 @@ impl Error {
     pub fn transient(mut self) -> Self {
         self.is_transient = true;
         self
+    }
+
+    /// A connection that broke or a server that is away; also transient.
+    #[must_use]
+    pub fn lost(mut self) -> Self {
+        self.is_lost = true;
+        self.transient()
+    }
+
+    /// Whether the connection or the server was lost.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     /// Whether trying again makes sense.

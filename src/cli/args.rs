@@ -139,7 +139,8 @@ pub(super) struct LoadArguments {
     /// What becomes of secondary indexes (default: auto)
     #[arg(long, value_enum, value_name = "POLICY")]
     pub index: Option<IndexPolicy>,
-    /// How long to try again when server or connection fail, counted from the last progress; 0: not at all (default: 5m)
+    /// How long to try again when server or connection fail, counted from the last progress; 0s: not at all (default:
+    /// 5m)
     #[arg(long, value_name = "TIME")]
     pub retry_for: Option<String>,
     /// What synthetic rows are made from.

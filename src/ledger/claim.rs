@@ -409,7 +409,8 @@ async fn insert_sources(
     load_id: i64,
 ) -> Result<Vec<ClaimedSource>> {
     let insert = "insert into vecload_ledger.sources
-            (target, fingerprint, occurrence, kind, name, size_bytes, modified_nanos, recipe, state, units, rows, load_id)
+            (target, fingerprint, occurrence, kind, name, size_bytes, modified_nanos, recipe, state,
+            units, rows, load_id)
         select $1, s.fingerprint, s.occurrence, s.kind, s.name, s.size_bytes, s.modified_nanos,
             ($9::text[])[s.recipe]::jsonb, 'open', s.units, s.rows, $2
         from unnest($3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[], $8::bigint[], $10::integer[],

@@ -57,6 +57,7 @@ pub async fn compact(client: &Client, run: Run, unit_rows: UnitRows<'_>) -> Resu
     for group in groups {
         let merged = Merged::of(client, run.load_id, &group, unit_rows, &rejects).await?;
         merged.write(client, run, &group).await?;
+        fail::fail_point!("compaction-between", crate::fault::die);
         delete_replaced(client, run.load_id, run.token).await?;
     }
     Ok(())

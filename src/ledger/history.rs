@@ -95,7 +95,8 @@ const SUMMARY_SQL: &str = "
         to_char(l.started_at, 'YYYY-MM-DD HH24:MI:SS') as started,
         extract(epoch from l.finished_at - l.run_started_at)::float8 as seconds,
         (l.report ->> 'rows_per_second')::float8 as rows_per_second,
-        (select coalesce(sum(b.rows), 0)::bigint from vecload_ledger.current_blocks b where b.load_id = l.load_id) as rows,
+        (select coalesce(sum(b.rows), 0)::bigint from vecload_ledger.current_blocks b
+            where b.load_id = l.load_id) as rows,
         (select count(*) from vecload_ledger.rejects r join vecload_ledger.sources s using (source_id)
             where r.load_id = l.load_id or s.load_id = l.load_id) as rejected,
         (select count(*) from vecload_ledger.sources s where s.load_id = l.load_id) as sources

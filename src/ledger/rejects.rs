@@ -116,7 +116,8 @@ async fn insert(
         .execute(
             "insert into vecload_ledger.rejects (source_id, unit, row, load_id, column_name, class, reason, excerpt,
                   line, record, byte)
-             select r.source_id, r.unit, r.row, $1, r.column_name, r.class, r.reason, r.excerpt, r.line, r.record, r.byte
+             select r.source_id, r.unit, r.row, $1, r.column_name, r.class, r.reason, r.excerpt, r.line,
+                 r.record, r.byte
              from unnest($2::bigint[], $3::integer[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
                      $9::bigint[], $10::bigint[], $11::bigint[])
                  as r(source_id, unit, row, column_name, class, reason, excerpt, line, record, byte)

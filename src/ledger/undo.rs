@@ -110,7 +110,8 @@ fn flat(blocks: &[Row], column: &str) -> Vec<i64> {
 /// Refuses where ids do not tell this load's rows from others.
 async fn rows_can_be_told_apart(client: &Client, load_id: i64, table: &QualifiedName) -> Result<()> {
     let failed = |error| pg_error(format!("look at the rows of load {load_id}"), error);
-    let without = "select count(*) from vecload_ledger.current_blocks where load_id = $1 and rows > 0 and id_firsts = '{}'";
+    let without = "select count(*) from vecload_ledger.current_blocks
+        where load_id = $1 and rows > 0 and id_firsts = '{}'";
     if client.query_one(without, &[&load_id]).await.map_err(failed)?.get::<_, i64>(0) > 0 {
         return Err(Error::refused(format!(
             "load {load_id} can't be taken back: its rows in {table} have no ids from a sequence, so nothing tells \

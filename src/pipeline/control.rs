@@ -1,5 +1,5 @@
-//! The control session: it holds the lock that shows that the run is alive, judges silent sessions, and knows whether the
-//! server may have crashed: that ends all sessions, this one too.
+//! The control session: it holds the lock that shows that the run is alive, judges silent sessions, and knows
+//! whether the server may have crashed: that ends all sessions, this one too.
 
 use std::pin::pin;
 use std::sync::Arc;

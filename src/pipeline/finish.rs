@@ -18,8 +18,8 @@ use crate::source::Place;
 use crate::source::fingerprint::{Fingerprint, full_hash};
 use crate::source::parquet::PositionedFile;
 
-/// Marks sources as complete whose rows are all committed or recorded. Gives the error of a balance that is short, which
-/// only a crash of the server can explain.
+/// Marks sources as complete whose rows are all committed or recorded. Gives the error of a balance that is short,
+/// which only a crash of the server can explain.
 pub(super) async fn complete_sources(load: &Prepared) -> Result<Option<Error>> {
     let ids = load.source_ids();
     let run = load.claim.run;

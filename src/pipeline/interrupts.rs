@@ -1,4 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP (the terminal is gone): the first ends a load in order, wherever it is; the second at once.
+//! SIGINT, SIGTERM and SIGHUP (the terminal is gone): the first ends a load in order, wherever it is; the second at
+//! once.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;

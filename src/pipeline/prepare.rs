@@ -44,7 +44,9 @@ pub(super) async fn prepare_in_tries(
             Err(error) => Err(error),
         };
         match prepared {
-            Err(error) if is_known => tries.pause(error, &connector.stop).await?,
+            Err(error) if is_known && (error.is_lost() || request.settings.waits_for_server) => {
+                tries.pause(error, &connector.stop).await?;
+            }
             prepared => return prepared,
         }
     }

@@ -29,6 +29,10 @@ use crate::writer::{RefusedTuple, WriteFailure, Writer};
 /// minutes, and is then rolled back.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
+/// Searches for refused rows that find none, before a block is given up: a key may have been another transaction's
+/// that was rolled back meanwhile.
+const FRUITLESS_MAX: i32 = 3;
+
 /// Refused rows looked for at a time.
 const REFUSED_MAX: usize = 1000;
 
@@ -113,6 +117,7 @@ impl BlockWriter {
         let retry = self.connector.retry.clone();
         let mut tries = retry.tries();
         let mut refused = Vec::new();
+        let mut fruitless = 0;
         loop {
             let tried = match self.reopen().await {
                 // The commit that was not answered has taken place.
@@ -126,7 +131,11 @@ impl BlockWriter {
             };
             let error = match failure.refusal {
                 Some(_) => match self.take_out_refused(held, &mut refused).await {
-                    Ok(()) => continue,
+                    Ok(0) if fruitless == FRUITLESS_MAX => return Err(failure.error),
+                    Ok(found) => {
+                        fruitless += i32::from(found == 0);
+                        continue;
+                    }
                     Err(failure) => failure.error,
                 },
                 None => failure.error,
@@ -135,12 +144,13 @@ impl BlockWriter {
         }
     }
 
-    /// Finds the rows of a block that the server refuses, and takes them out of it, if `--max-rejects` allows.
+    /// Finds the rows of a block that the server refuses, and takes them out of it, if `--max-rejects` allows; tells
+    /// how many there are.
     async fn take_out_refused(
         &mut self,
         held: &mut HeldBlock,
         refused: &mut Vec<RefusedRow>,
-    ) -> Result<(), WriteFailure> {
+    ) -> Result<usize, WriteFailure> {
         let found = self.find_refused(&held.block).await?;
         let mut removed = BTreeMap::new();
         let mut rows = Vec::with_capacity(found.len());
@@ -176,7 +186,7 @@ impl BlockWriter {
         }
         held.remove(&removed);
         refused.extend(rows);
-        Ok(())
+        Ok(removed.len())
     }
 
     /// Writes a block once; afterwards the session is fit for use, or put aside to be settled.

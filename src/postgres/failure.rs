@@ -76,7 +76,7 @@ impl Failure {
         }
         let mut error = Error::refused(format!("connect to {place}: {}", reasons.join("; ")));
         if failures.iter().any(|failure| failure.is_transient) {
-            error = error.transient();
+            error = error.lost();
         }
         match failures.iter().rev().find_map(|failure| failure.hint.clone()) {
             Some(hint) => error.hint(hint),

@@ -112,7 +112,13 @@ pub fn pg_error(doing: impl Into<String>, error: tokio_postgres::Error) -> Error
 pub(super) fn pg_error_of(doing: impl Into<String>, error: &tokio_postgres::Error) -> Error {
     let (reason, hint) = reason(error);
     let ours = Error::failed(format!("{}: {reason}", doing.into()));
-    let ours = if is_transient(error) { ours.transient() } else { ours };
+    let ours = match error.code() {
+        // The server is going down or coming up.
+        Some(code) if code.code().starts_with("57P0") && is_transient(error) => ours.lost(),
+        Some(_) if is_transient(error) => ours.transient(),
+        None if is_lost(error) => ours.lost(),
+        _ => ours,
+    };
     match hint {
         Some(hint) => ours.hint(hint),
         None => ours,

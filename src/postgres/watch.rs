@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::{Session, pg_error};
 use crate::error::Result;
@@ -14,8 +15,8 @@ use crate::error::Result;
 pub struct Backend {
     /// Process number.
     pub pid: i32,
-    /// When it started, as the server writes it.
-    pub started: String,
+    /// When it started, as the server writes it; not told to a session that has put on another role.
+    pub started: Option<String>,
 }
 
 impl Backend {
@@ -29,12 +30,17 @@ impl Backend {
 
     /// Ends the backend, and waits until it is gone: from then on nothing that it was told can happen any more.
     pub async fn end(&self, client: &Client) -> Result<()> {
-        let end = "select pg_terminate_backend(pid) from pg_stat_activity
-            where pid = $1 and backend_start = $2::text::timestamptz";
+        let failed = |error| pg_error("end a session that was lost", error);
+        let find = "select from pg_stat_activity
+            where pid = $1 and ($2::text is null or backend_start = $2::text::timestamptz)";
         loop {
-            let rows = client.query(end, &[&self.pid, &self.started]).await;
-            if rows.map_err(|error| pg_error("end a session that was lost", error))?.is_empty() {
+            if client.query(find, &[&self.pid, &self.started]).await.map_err(failed)?.is_empty() {
                 return Ok(());
+            }
+            match client.query("select pg_terminate_backend($1)", &[&self.pid]).await {
+                // Without the right to end it, it is waited for: its transaction has a time limit.
+                Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
+                ended => drop(ended.map_err(failed)?),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -136,9 +142,9 @@ pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
     let rows = client.query(sql, &[&pids]).await;
     let rows = rows.map_err(|error| pg_error("look at the sessions of the load", error))?;
     let seen = |backend: &Backend| {
-        let row = rows
-            .iter()
-            .find(|row| row.get::<_, i32>(0) == backend.pid && row.get::<_, &str>(1) == backend.started);
+        let row = rows.iter().find(|row| {
+            row.get::<_, i32>(0) == backend.pid && row.get::<_, Option<&str>>(1) == backend.started.as_deref()
+        });
         match row.map(|row| row.get(2)) {
             None => Seen::Gone,
             Some(true) => Seen::WaitsForUs,

@@ -12,6 +12,8 @@ pub struct Endpoint {
     pub has_deferrable: bool,
     /// Name in messages.
     pub table: String,
+    /// Whether rows go on to other nodes, whose errors lose their codes on the way.
+    pub is_distributed: bool,
     /// Name without its schema, as the server's contexts have it.
     pub relation: String,
 }
@@ -38,6 +40,7 @@ impl Endpoint {
             ),
             has_deferrable: target.has_deferrable,
             table: target.name.to_string(),
+            is_distributed: target.citus.is_some(),
             relation: target.name.name.clone(),
         };
         let route = if target.citus.is_some() { Route::Coordinator } else { Route::Direct };

@@ -126,8 +126,8 @@ impl Writer {
             None => "the server".to_owned(),
         };
         let hint = if last.code == SqlState::UNIQUE_VIOLATION.code() {
-            "are these rows in the table already, by other means than vecload? If ids collide, the id column's sequence \
-             is behind the table: select setval(sequence, (select max(id) from table))"
+            "are these rows in the table already, by other means than vecload? If ids collide, the id column's \
+             sequence is behind the table: select setval(sequence, (select max(id) from table))"
         } else {
             "mend the source or the constraint, then run the same command again"
         };

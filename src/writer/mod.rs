@@ -194,7 +194,11 @@ impl Writer {
 
     fn failure(&self, error: tokio_postgres::Error) -> WriteFailure {
         WriteFailure {
-            refusal: ServerError::of(&error).filter(|server| reaction(&server.code) == Reaction::Isolate),
+            refusal: ServerError::of(&error).filter(|server| {
+                // Citus passes on what a worker says against a row as an internal error.
+                let is_passed_on = self.endpoint.is_distributed && server.code == "XX000";
+                reaction(&server.code) == Reaction::Isolate || is_passed_on
+            }),
             error: self.session.error(format!("COPY into {}", self.endpoint.table), error),
         }
     }

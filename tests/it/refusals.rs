@@ -68,7 +68,9 @@ fn a_check_constraint_refuses_rows_and_not_their_blocks() {
 fn a_trigger_that_raises_refuses_rows_and_not_their_blocks() {
     let refuse = "create function refuse() returns trigger language plpgsql as $$
          begin
-             if (new.metadata->>'n')::int % 1009 = 5 then raise exception 'we do not take %', new.metadata->>'n'; end if;
+             if (new.metadata->>'n')::int % 1009 = 5 then
+                 raise exception 'we do not take %', new.metadata->>'n';
+             end if;
              return new;
          end $$;
          create trigger picky before insert on chunks for each row execute function refuse()";
@@ -145,7 +147,8 @@ fn a_table_that_refuses_whole_blocks_stops_the_load_with_the_constraint_named() 
     db.run(
         "alter table chunks drop constraint nothing;
          insert into chunks (id, channel_id, user_id, content, embedding)
-             select g, 1, 1, 'other', array_fill(0.5, array[16])::vector from generate_series(1, 60000) g",
+             select g, 1, 1, 'other', array_fill(0.5, array[16])::vector from generate_series(1, 60000) g;
+         select setval('chunks_id_seq', 1, false)",
     );
     load(&db, &path)
         .with("--max-rejects", "all")

@@ -51,7 +51,7 @@ pub(crate) fn settled(db: &Db) -> i64 {
              where datname = current_database() and application_name like 'vecload%')",
     );
     let rows = db.count("chunks");
-    let known: i64 = db.one(&format!("select coalesce(sum(rows), 0)::bigint from {LEDGER}.blocks"));
+    let known: i64 = db.one(&format!("select coalesce(sum(rows), 0)::bigint from {LEDGER}.current_blocks"));
     assert_eq!(rows, known, "rows in the table and in the ledger");
     rows
 }

@@ -55,6 +55,28 @@ fn a_load_that_dies_before_it_notes_a_commit_goes_on() {
 }
 
 #[test]
+fn a_compaction_that_dies_in_the_middle_changes_no_answer() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rows = Rows::new(60_000, 64);
+    let path = rows.write(dir.path(), "rows.parquet");
+    let db = Db::new();
+    db.table("chunks", 64);
+    let load =
+        || Load::of(&path).into(&db).with("--index", "none").with("--memory", "32MiB").with("--writers", 8);
+    dies_at(load(), "compaction-between", 1);
+    assert_eq!(settled(&db), 60_000, "the union of merged rows and the blocks that they stand for");
+    let all: i64 = db.one(&format!("select sum(rows)::bigint from {LEDGER}.blocks"));
+    assert!(all > 60_000, "it died between the two transactions");
+    load().run().exits(0).rows(0, 0, 60_000);
+    let all: i64 = db.one(&format!("select sum(rows)::bigint from {LEDGER}.blocks"));
+    assert_eq!(all, 60_000, "the next run has finished it");
+    Rows::are_all_in(&[&rows], &db, "chunks");
+    let load: i64 = db.one(&format!("select load_id from {LEDGER}.loads"));
+    vecload(["loads", "undo", &load.to_string()]).into(&db).run().exits(0);
+    assert_eq!(db.count("chunks"), 0);
+}
+
+#[test]
 fn an_undo_that_dies_in_the_middle_is_finished_by_another() {
     let dir = tempfile::tempdir().expect("a directory");
     let (rows, others) = (Rows::new(60_000, 64).bad([777, 44_444]), Rows::new(3_000, 64).from(500_000));
@@ -64,10 +86,13 @@ fn an_undo_that_dies_in_the_middle_is_finished_by_another() {
     db.table("chunks", 64);
     let load = |path: &std::path::Path| {
         let load = Load::of(path).into(&db).with("--index", "none").with("--max-rejects", 2);
-        load.with("--memory", "32MiB").with("--writers", 8).run()
+        load.with("--memory", "32MiB").with("--writers", 8)
     };
-    let taken_back = load(&path).exits(3).load();
-    load(&path_of_others).exits(0);
+    // A load that has ended has few blocks.
+    dies_at(load(&path), "block-committed", 31);
+    settled(&db);
+    let taken_back: i64 = db.one(&format!("select load_id from {LEDGER}.loads"));
+    load(&path_of_others).run().exits(0);
     let blocks = || db.count(&format!("{LEDGER}.blocks where load_id = {taken_back}"));
     let open = format!("{LEDGER}.sources where load_id = {taken_back} and state = 'open'");
     let undo = || vecload(["loads", "undo", &taken_back.to_string(), "--json"]).into(&db);
@@ -87,6 +112,6 @@ fn an_undo_that_dies_in_the_middle_is_finished_by_another() {
     for table in ["blocks", "rejects", "reject_slices", "sources"] {
         assert_eq!(db.count(&format!("{LEDGER}.{table} where load_id = {taken_back}")), 0, "{table}");
     }
-    load(&path).exits(3).state("rejects").rows(59_998, 2, 0);
+    load(&path).run().exits(3).state("rejects").rows(59_998, 2, 0);
     Rows::are_all_in(&[&rows, &others], &db, "chunks");
 }
