@@ -1,7 +1,7 @@
 //! What the ledger costs: the same encoded blocks are copied with and without fence and ledger row, in turns, and CPU
-//! seconds of this process and of the two backends are compared. What two backends need for the same COPY differs by more
-//! than the ledger on a machine that others use too, so what fence and ledger row take is also counted by itself. Criterion
-//! measures time on the clock, of which a server's backend is no part; so this is a program of its own.
+//! seconds of this process and of the two backends are compared. What two backends need for the same COPY differs by
+//! more than the ledger on a machine that others use too, so what fence and ledger row take is also counted by itself.
+//! Criterion measures time on the clock, of which a server's backend is no part; so this is a program of its own.
 //!
 //! Linux only, on the server's machine. Uses the embedded server in `target/bench-server` unless
 //! `VECLOAD_BENCH_URL` names another; it is left running.

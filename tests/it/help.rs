@@ -138,8 +138,8 @@ fn the_options_of_load_are_listed() {
               - none:  None is built; those there are stay
 
           --retry-for <TIME>
-              How long to try again when server or connection fail, counted from the last progress;
-              0s: not at all (default: 5m)
+              How long to try again when server or connection fail, counted from the last progress; 0s:
+              not at all (default: 5m)
 
       -h, --help
               Print help (see a summary with '-h')
