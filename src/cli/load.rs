@@ -46,7 +46,7 @@ pub(super) async fn run_request(
 ) -> Result<u8> {
     let printer = context.printer;
     request.create |= server.embedded.is_some();
-    let LoadOutcome { report, result } = load(request, sources, &server.way(), progress).await;
+    let LoadOutcome { report, result } = Box::pin(load(request, sources, &server.way(), progress)).await;
     if let Some(report) = &report {
         if printer.is_json() {
             printer.json(report)?;

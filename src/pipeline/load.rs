@@ -156,7 +156,8 @@ pub async fn load(
         stop: Arc::new(Stop::new(&stop)),
         label: String::new(),
     };
-    let preparing = tell(&mut notices, observer, prepare_in_tries(&request, &sources, &connector, observer));
+    let preparing = Box::pin(prepare_in_tries(&request, &sources, &connector, observer));
+    let preparing = tell(&mut notices, observer, preparing);
     let prepared = tokio::select! {
         prepared = preparing => prepared,
         interrupted = interrupts.first() => {
@@ -164,7 +165,7 @@ pub async fn load(
         }
     };
     match prepared {
-        Ok(prepared) => prepared.run(observer, notices, interrupts).await,
+        Ok(prepared) => Box::pin(prepared.run(observer, notices, interrupts)).await,
         Err(error) => LoadOutcome { report: None, result: Err(error) },
     }
 }
@@ -224,7 +225,8 @@ impl Prepared {
             std::future::pending::<()>().await;
         });
         let mut figures = Figures::default();
-        let outcome = tell(&mut notices, observer, self.load(observer, &counters, &mut figures)).await;
+        let work = Box::pin(self.load(observer, &counters, &mut figures));
+        let outcome = tell(&mut notices, observer, work).await;
         signals.abort();
         finish::settle(self, outcome, &counters, figures).await
     }
@@ -237,8 +239,8 @@ impl Prepared {
         figures: &mut Figures,
     ) -> Result<()> {
         loop {
-            self.load_rows(observer, counters, figures).await?;
-            let Some(short) = finish::complete_sources(self).await? else { break };
+            Box::pin(self.load_rows(observer, counters, figures)).await?;
+            let Some(short) = Box::pin(finish::complete_sources(self)).await? else { break };
             if !self.control.was_lost() {
                 return Err(short.with_kind(Kind::Bug));
             }
@@ -250,7 +252,7 @@ impl Prepared {
             observer.warn(&format!("a crash of the server has taken commits: {short}; loading them again"));
             self.begin_again().await?;
         }
-        self.after_rows(observer, figures).await
+        Box::pin(self.after_rows(observer, figures)).await
     }
 
     /// Standard input is read once.

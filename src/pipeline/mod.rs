@@ -109,7 +109,8 @@ impl Attempt {
     async fn execute(self, budgets: Budgets, control: &Control) -> Result<()> {
         let stop = Arc::clone(&self.connector.stop);
         let source_ids: Arc<[i64]> = self.sources.iter().map(|source| source.source_id).collect();
-        let Sessions { watched, writers, ids, rejects, units } = self.open_sessions(&source_ids).await?;
+        let Sessions { watched, writers, ids, rejects, units } =
+            Box::pin(self.open_sessions(&source_ids)).await?;
         let (ids, filling) = ids.unzip();
 
         let (block_sender, block_receiver) = channel::<HeldBlock>(2 * writers.len());
@@ -184,7 +185,8 @@ impl Attempt {
             Ok(())
         };
         let filling = OptionFuture::from(filling);
-        let (worked, ..) = control.keep_while(&watched, async { tokio::join!(work, rejects, filling) }).await;
+        let (worked, ..) =
+            Box::pin(control.keep_while(&watched, async { tokio::join!(work, rejects, filling) })).await;
         worked?;
         match stop.take() {
             Some(error) => Err(error),
