@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use super::steady::{Connector, silent};
+use super::steady::{Connector, given_up, silent};
 use crate::error::Result;
 use crate::ledger::blocks::Run;
 use crate::ledger::claim::hold_again;
@@ -21,9 +21,6 @@ const SILENT_AFTER: Duration = Duration::from_secs(5);
 
 /// Looks in a row that a server may leave unanswered.
 const UNANSWERED_MAX: u32 = 3;
-
-/// After the load has stopped, an answer is waited for so long.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -45,10 +42,10 @@ struct Inner {
 
 impl Control {
     /// Takes over the session that has claimed the sources.
-    pub(super) async fn new(connector: Connector, session: Session) -> Result<Self> {
+    pub(super) async fn new(connector: Connector, session: Session, run: Option<Run>) -> Result<Self> {
         let watched = Watched::new("control");
         watched.set_backend(Some(Backend::of(&session).await?));
-        let inner = Mutex::new(Inner { session: Some(session), before: None, run: None });
+        let inner = Mutex::new(Inner { session: Some(session), before: None, run });
         Ok(Self { connector, watched, inner, was_lost: AtomicBool::new(false) })
     }
 
@@ -56,6 +53,11 @@ impl Control {
     pub(super) async fn stand_for(&self, run: Run) {
         self.inner.lock().await.run = Some(run);
         self.was_lost.store(false, Ordering::Relaxed);
+    }
+
+    /// A new attempt has begun: from here on the lock is held, and the token compared, for its run.
+    pub(super) async fn goes_on_as(&self, run: Run) {
+        self.inner.lock().await.run = Some(run);
     }
 
     /// Whether the session was lost during the attempt, so that the server may have crashed and lost commits.
@@ -74,7 +76,7 @@ impl Control {
             let outcome = tokio::select! {
                 outcome = self.attempt(&mut inner, &mut work) => outcome,
                 () = self.falls_silent() => Err(silent(&self.watched)),
-                () = self.is_given_up() => Err(silent(&self.watched)),
+                () = given_up(&self.connector.stop) => Err(silent(&self.watched)),
             };
             let error = match outcome {
                 Ok(done) => return Ok(done),
@@ -82,7 +84,7 @@ impl Control {
             };
             if error.is_transient() {
                 inner.session = None;
-                inner.before = backend.or(inner.before.take());
+                inner.before = self.watched.backend().or(backend).or(inner.before.take());
                 self.watched.set_backend(None);
             }
             // It may have been lost long ago; that is no reason to wait.
@@ -118,12 +120,6 @@ impl Control {
             hold_again(&session, run).await?;
         }
         Ok(session)
-    }
-
-    /// Ends some time after the load stops: a server that does not answer must not keep the process.
-    async fn is_given_up(&self) {
-        self.connector.stop.stopping().await;
-        tokio::time::sleep(GIVE_UP_AFTER).await;
     }
 
     /// Ends when this session is seen to wait for us while we wait for it, from a session opened for the look; or when
@@ -184,7 +180,7 @@ impl Control {
         let backends: Vec<Backend> = silent.iter().map(|(_, backend)| backend.clone()).collect();
         let seen = self.run(async |session| look(session, &backends).await).await?;
         for ((one, backend), seen) in silent.iter().zip(seen) {
-            if one.judge(seen) {
+            if one.judge(backend, seen) {
                 tracing::info!("{} (server process {}) has fallen silent", one.name, backend.pid);
             }
         }

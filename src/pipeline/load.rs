@@ -227,6 +227,11 @@ impl Prepared {
         let mut figures = Figures::default();
         let work = Box::pin(self.load(observer, &counters, &mut figures));
         let outcome = tell(&mut notices, observer, work).await;
+        // Work that was given up because of a signal ends with what it was waiting for.
+        let outcome = outcome.map_err(|error| match self.connector.stop.take() {
+            Some(first) if first.kind() == Kind::Interrupted => first,
+            _ => error,
+        });
         signals.abort();
         finish::settle(self, outcome, &counters, figures).await
     }
@@ -267,6 +272,7 @@ impl Prepared {
         };
         let run = self.control.run(async |session| begin_again(session, &run).await).await?;
         self.claim.run = Some(run);
+        self.control.goes_on_as(run).await;
         for source in &mut self.claim.sources {
             source.coverage = Coverage::default();
         }

@@ -38,8 +38,10 @@ pub(super) async fn prepare_in_tries(
             Ok(session) => {
                 is_known = true;
                 // A claim that a crash could take back would give the next loader the same token.
-                commit_durably(&session).await?;
-                prepare(session, request, sources, connector, observer).await
+                match commit_durably(&session).await {
+                    Ok(()) => prepare(session, request, sources, connector, observer).await,
+                    Err(error) => Err(error),
+                }
             }
             Err(error) => Err(error),
         };
@@ -138,7 +140,7 @@ async fn prepare(
     let extents = known.map(|extent| extent.map_or_else(OnceLock::new, OnceLock::from)).collect();
     let connector = Connector { label: format!("vecload load {}", claimed.load_id), ..connector.clone() };
     Ok(Prepared {
-        control: Control::new(connector.clone(), control).await?,
+        control: Control::new(connector.clone(), control, claimed.run).await?,
         connector,
         first_run: claimed.run.map_or(1, |run| run.run),
         extents,

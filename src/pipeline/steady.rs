@@ -1,6 +1,7 @@
 //! A session that is opened again when it is lost, for work that may be done twice.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::retry::Retry;
 use super::stop::Stop;
@@ -8,6 +9,9 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::watch::{Backend, Watched};
 use crate::postgres::{ConnectSettings, Session, SessionOptions};
 use crate::writer::TRANSACTION_TIMEOUT;
+
+/// After the load has stopped, an answer is waited for so long.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
 /// How sessions of an attempt are opened, and what they have in common.
 #[derive(Debug, Clone)]
@@ -65,6 +69,7 @@ impl Steady {
             let outcome = tokio::select! {
                 outcome = self.attempt(&mut work) => outcome,
                 () = watched.lost() => Err(silent(&watched)),
+                () = given_up(&stop) => Err(silent(&watched)),
             };
             watched.rest();
             let error = match outcome {
@@ -85,6 +90,7 @@ impl Steady {
                 let session = self.connector.open(&self.watched).await?;
                 let set = session.batch_execute(self.settings).await;
                 set.map_err(|error| session.error("set up a session", error))?;
+                self.watched.beat();
                 self.session.insert(session)
             }
         };
@@ -98,6 +104,12 @@ impl Steady {
             session.close().await;
         }
     }
+}
+
+/// Ends some time after the load stops: a server that does not answer must not keep the process.
+pub async fn given_up(stop: &Stop) {
+    stop.stopping().await;
+    tokio::time::sleep(GIVE_UP_AFTER).await;
 }
 
 /// The error of a session that has fallen silent.

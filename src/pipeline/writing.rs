@@ -10,7 +10,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::counters::Counters;
 use super::plan::LoadPlan;
-use super::steady::{Connector, Steady, silent};
+use super::steady::{Connector, Steady, given_up, silent};
 use super::stop::Stop;
 use super::verdict::RejectLimit;
 use crate::batch::reject::{Reason, Reject, excerpt};
@@ -119,7 +119,12 @@ impl BlockWriter {
         let mut refused = Vec::new();
         let mut fruitless = 0;
         loop {
-            let tried = match self.reopen().await {
+            let stop = Arc::clone(&self.connector.stop);
+            let opened = tokio::select! {
+                opened = self.reopen() => opened,
+                () = given_up(&stop) => Err(Error::failed("no session could be opened before the load ended")),
+            };
+            let tried = match opened {
                 // The commit that was not answered has taken place.
                 Ok(true) => return Ok(()),
                 Ok(false) => self.write_once(&held.block, &refused).await,
@@ -243,11 +248,12 @@ impl BlockWriter {
                 let fate = if is_committed { "took place" } else { "did not take place" };
                 tracing::info!("block {number}: its commit, which was not answered, {fate}");
             }
-            self.unsettled = None;
         }
         let table = self.plan.target.name.sql();
         let ledger = BlockLedger::prepare(&session, self.run, Arc::clone(&self.source_ids), table).await?;
         self.writer = Some(Writer::prepare(session, self.endpoint.clone(), ledger, self.asynchronous).await?);
+        // Last: until there is a session to go on with, what was found is found again.
+        self.unsettled = None;
         Ok(is_committed)
     }
 }

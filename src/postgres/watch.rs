@@ -8,7 +8,10 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::{Session, pg_error};
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// A backend that is ended goes within moments, or when what it waits for comes.
+const END_MAX: Duration = Duration::from_secs(10);
 
 /// A backend: its process number can be given out again, its start can't.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +32,9 @@ impl Backend {
     }
 
     /// Ends the backend, and waits until it is gone: from then on nothing that it was told can happen any more.
+    /// A backend that does not go in time is an error that is worth another try.
     pub async fn end(&self, client: &Client) -> Result<()> {
+        let deadline = Instant::now() + END_MAX;
         let failed = |error| pg_error("end a session that was lost", error);
         let find = "select from pg_stat_activity
             where pid = $1 and ($2::text is null or backend_start = $2::text::timestamptz)";
@@ -41,6 +46,11 @@ impl Backend {
                 // Without the right to end it, it is waited for: its transaction has a time limit.
                 Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
                 ended => drop(ended.map_err(failed)?),
+            }
+            if Instant::now() > deadline {
+                return Err(Error::failed(format!("server process {} does not end", self.pid))
+                    .hint("it belongs to a connection that was lost: as a superuser, pg_terminate_backend")
+                    .transient());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -108,12 +118,17 @@ impl Watched {
 
     /// What the backend was seen doing: gone, waiting for us, or at work. Seen waiting for us twice without a
     /// sign of life in between, what we sent or what it answered is lost on the way.
-    pub fn judge(&self, seen: Seen) -> bool {
+    pub fn judge(&self, backend: &Backend, seen: Seen) -> bool {
         let mut state = self.lock();
+        // It may have found out by itself meanwhile, or gone on.
+        if state.backend.as_ref() != Some(backend) || state.working_since.is_none() {
+            return false;
+        }
         let is_lost = seen == Seen::Gone || seen == Seen::WaitsForUs && state.is_suspect;
         state.is_suspect = seen == Seen::WaitsForUs;
         if is_lost {
-            self.lost.notify_one();
+            // Who does not wait now has no use for it.
+            self.lost.notify_waiters();
         }
         is_lost
     }

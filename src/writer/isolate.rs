@@ -51,11 +51,20 @@ impl Writer {
             let rest = &tuples[good..];
             let Some(refusal) = self.try_rows(rest, watched).await? else { break };
             let named = refusal.copy_line(&self.endpoint.relation).filter(|line| *line <= rest.len());
+            self.execute("savepoint vecload_round").await?;
             let guilty = match named {
-                Some(line) if self.is_first_refused(rest, line, watched).await? => line,
-                _ => self.halve(rest, watched).await?,
+                Some(line) if self.goes_in_before(rest, line, watched).await? => line,
+                _ => {
+                    self.execute("rollback to savepoint vecload_round").await?;
+                    self.halve(rest, watched).await?
+                }
             };
-            refused.push((good + guilty - 1, refusal));
+            // By itself: what refused it before may be over.
+            let last = self.try_rows(&rest[guilty - 1..guilty], watched).await?;
+            self.execute("release savepoint vecload_round").await?;
+            if let Some(last) = last {
+                refused.push((good + guilty - 1, last));
+            }
             good += guilty;
             if refused.len() >= GUILTY_ROWS_MIN && refused.len() * 2 > tuples.len() {
                 return Err(self.whole_block(&refused, tuples.len()).into());
@@ -64,15 +73,14 @@ impl Writer {
         Ok(refused)
     }
 
-    /// Whether the rows before this one go in (and then they are in), and this one does not.
-    async fn is_first_refused(
+    /// Whether the rows before the one of this line go in; then they are in.
+    async fn goes_in_before(
         &self,
         rows: &[Bytes],
         line: usize,
         watched: &Watched,
     ) -> Result<bool, WriteFailure> {
-        Ok(self.try_rows(&rows[..line - 1], watched).await?.is_none()
-            && self.try_rows(&rows[line - 1..line], watched).await?.is_some())
+        Ok(self.try_rows(&rows[..line - 1], watched).await?.is_none())
     }
 
     /// The length of the shortest beginning that is refused; the rows before its last one are in afterwards.
@@ -112,7 +120,7 @@ impl Writer {
                 Ok(None)
             }
             Err(WriteFailure { refusal: Some(refusal), .. }) => {
-                self.execute("rollback to savepoint vecload_rows").await?;
+                self.execute("rollback to savepoint vecload_rows; release savepoint vecload_rows").await?;
                 Ok(Some(refusal))
             }
             Err(failure) => Err(failure),
