@@ -89,7 +89,7 @@ fn an_undo_that_dies_in_the_middle_is_finished_by_another() {
         load.with("--memory", "32MiB").with("--writers", 8)
     };
     // A load that has ended has few blocks; an undo takes 64 Ki rows at a time.
-    dies_at(load(&path), "block-committed", 85);
+    dies_at(load(&path), "block-committed", 60);
     settled(&db);
     let taken_back: i64 = db.one(&format!("select load_id from {LEDGER}.loads"));
     load(&path_of_others).run().exits(0);
