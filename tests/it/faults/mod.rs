@@ -2,8 +2,10 @@
 
 mod commits;
 mod dice;
+mod field;
 mod own_server;
 mod points;
 mod proxy;
 mod rounds;
 mod source;
+mod tally;

@@ -4,8 +4,8 @@
 //! `VECLOAD_FAULT_ROUNDS` and `VECLOAD_FAULT_SEED` say how many rounds, and from which seed on. What is drawn is a
 //! function of the seed; where it hits depends on scheduling. A single round tells its story in any case.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fmt::{Display, Write};
+use std::collections::VecDeque;
+use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use nix::sys::signal::Signal;
 use tokio_postgres::NoTls;
 
 use super::dice::{Dice, Moment, Strike, Then};
-use super::own_server::OwnServer;
-use super::proxy::{Ending, Loss, Proxy, Which};
+use super::field::Field;
+use super::proxy::{Ending, Loss, Which};
 use super::source::Source;
-use crate::program::{Load, Outcome, Running, vecload};
-use crate::rows::Rows;
+use super::tally::Tally;
+use crate::program::{Outcome, Running, vecload};
 use crate::server::{LEDGER, make_table};
 use crate::session::{Session, runtime};
 
@@ -90,68 +90,6 @@ impl Drop for TellsOfPanic<'_> {
         if std::thread::panicking() {
             self.0.store(true, Ordering::Release);
         }
-    }
-}
-
-/// What happened in some rounds.
-#[derive(Default)]
-struct Tally {
-    rounds: u64,
-    runs: u64,
-    rows: u64,
-    strikes: BTreeMap<&'static str, u64>,
-}
-
-impl Tally {
-    fn add(&mut self, other: &Self) {
-        self.rounds += other.rounds;
-        self.runs += other.runs;
-        self.rows += other.rows;
-        for (kind, count) in &other.strikes {
-            *self.strikes.entry(*kind).or_default() += count;
-        }
-    }
-
-    fn count(&mut self, kind: &'static str) {
-        *self.strikes.entry(kind).or_default() += 1;
-    }
-}
-
-impl Display for Tally {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} rounds, {} runs, {} rows", self.rounds, self.runs, self.rows)?;
-        self.strikes.iter().try_for_each(|(kind, count)| write!(f, ", {count} × {kind}"))
-    }
-}
-
-/// What a thread's rounds have in common.
-struct Field {
-    server: OwnServer,
-    proxy: Proxy,
-    /// What a load takes: before its first row, and per million bytes of tuples.
-    start: Duration,
-    per_million: Duration,
-}
-
-impl Field {
-    fn new() -> Self {
-        let server = OwnServer::start();
-        let proxy = Proxy::to(&server.socket());
-        let mut field = Self { server, proxy, start: Duration::ZERO, per_million: Duration::ZERO };
-        field.server.session("postgres").run("create database pace");
-        make_table(&field.server.session("pace"), "chunks", 64);
-        let dir = tempfile::tempdir().expect("a directory");
-        let measure = |count: u64, first: u64| {
-            let path = Rows::new(count, 64).from(first).write(dir.path(), "rows.parquet");
-            let load = Load::of(&path).with("--db", field.proxy.url("pace")).with("--index", "none");
-            let since = Instant::now();
-            load.run().exits(0);
-            since.elapsed()
-        };
-        let (start, all) = (measure(1, 100_000), measure(25_000, 0));
-        field.start = start;
-        field.per_million = (all.saturating_sub(start)) / 10;
-        field
     }
 }
 
