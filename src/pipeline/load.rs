@@ -232,8 +232,10 @@ impl Prepared {
             Some(first) if first.kind() == Kind::Interrupted => first,
             _ => error,
         });
+        // Until the last word is written a signal is heard.
+        let settled = finish::settle(self, outcome, &counters, figures).await;
         signals.abort();
-        finish::settle(self, outcome, &counters, figures).await
+        settled
     }
 
     /// Brings all rows in, in as many attempts as it takes, and what comes after them.
@@ -425,6 +427,8 @@ impl Prepared {
             return Ok(());
         }
         let building = Instant::now();
+        // The rows are in: trouble from here on has the whole time.
+        self.connector.retry.progress();
         let mut tries = self.connector.retry.tries();
         let result = loop {
             // What is built already is left as it is.
