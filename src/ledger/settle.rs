@@ -130,8 +130,11 @@ pub async fn finish_load(
 }
 
 /// Notes index definitions before the indexes are dropped, and clears them when they are back.
-pub async fn note_dropped_indexes(client: &Client, load_id: i64, definitions: &[String]) -> Result<()> {
-    let note = "update vecload_ledger.loads set dropped_indexes = $2 where load_id = $1";
-    let noted = client.execute(note, &[&load_id, &definitions]).await;
-    noted.map(|_| ()).map_err(|error| pg_error("note dropped indexes in the ledger", error))
+pub async fn note_dropped_indexes(client: &Client, run: &Run, definitions: &[String]) -> Result<()> {
+    let note = "update vecload_ledger.loads set dropped_indexes = $3 where load_id = $1 and token = $2";
+    match client.execute(note, &[&run.load_id, &run.token, &definitions]).await {
+        Ok(1) => Ok(()),
+        Ok(_) => Err(run.taken_over()),
+        Err(error) => Err(pg_error("note dropped indexes in the ledger", error)),
+    }
 }

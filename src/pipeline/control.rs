@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::ledger::blocks::Run;
 use crate::ledger::claim::hold_again;
 use crate::ledger::settle::commit_durably;
-use crate::postgres::watch::{Backend, Seen, Watched, look};
+use crate::postgres::watch::{Backend, Watched, look};
 use crate::postgres::{Session, SessionOptions};
 
 /// A session that has said nothing for so long is looked at from another one.
@@ -127,10 +127,10 @@ impl Control {
     async fn falls_silent(&self) {
         let options =
             SessionOptions { application_name: Some("vecload look".into()), transaction_timeout: None };
-        let mut is_suspect = false;
+        let mut waiting = None;
         let mut unanswered = 0;
         loop {
-            tokio::time::sleep(if is_suspect { LOOK_EVERY } else { SILENT_AFTER }).await;
+            tokio::time::sleep(if waiting.is_some() { LOOK_EVERY } else { SILENT_AFTER }).await;
             let Some(backend) = self.watched.backend() else { continue };
             let looked = async {
                 let session = self.connector.connect.connect(&options).await?;
@@ -146,11 +146,12 @@ impl Control {
                 continue;
             };
             unanswered = 0;
-            match seen.first() {
-                Some(Seen::Gone) => return,
-                Some(Seen::WaitsForUs) if is_suspect => return,
-                other => is_suspect = other == Some(&Seen::WaitsForUs),
+            let Some(seen) = seen.into_iter().next() else { return };
+            let (is_lost, seen_waiting) = seen.is_loss(waiting.take());
+            if is_lost {
+                return;
             }
+            waiting = seen_waiting;
         }
     }
 

@@ -3,7 +3,7 @@
 //! Parts of Parquet are known beforehand; text is scanned here, and its units carry their records with them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::ledger::blocks::Run;
 use crate::ledger::coverage::Coverage;
 use crate::ledger::settle::Extent;
-use crate::ledger::units::{KnownUnits, record_unit};
+use crate::ledger::units::{KnownUnits, ReadUnit, record_units};
 use crate::memory::{Budget, Denied, Reservation};
 use crate::source::fingerprint::Fingerprint;
 use crate::source::parquet::PositionedFile;
@@ -26,6 +26,9 @@ use crate::source::{Place, UnitPart};
 
 /// Bytes of a unit that one lane takes at a time, so that lanes share a unit.
 const PART_BYTES: u64 = 2 << 20;
+
+/// Units of plain files that wait to be recorded together: very many files are one unit each.
+const UNRECORDED_MAX: usize = 1_000;
 
 /// A wait for memory looks again now and then: units that are given back hold memory that is to be let go.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -74,6 +77,8 @@ pub struct Feeder {
     pub lane_memory: Budget,
     /// A session for the ledger, where a source is text.
     pub session: Option<tokio::sync::Mutex<Steady>>,
+    /// Units that are not in the ledger yet.
+    pub unrecorded: Mutex<Vec<ReadUnit>>,
     /// The books.
     pub counters: Arc<Counters>,
     /// The end, if it comes early.
@@ -109,7 +114,7 @@ impl Feeder {
                 break;
             }
         }
-        Ok(())
+        self.record()
     }
 
     fn hand_out(
@@ -205,18 +210,47 @@ impl Feeder {
             if known.is_complete {
                 return Err(self.changed(index, unit, "it has more units than then"));
             }
-            let (Some(session), Some(run)) = (&self.session, self.run) else {
-                return Err(Error::bug("a unit can't be recorded outside a run"));
+            let unrecorded = {
+                let mut unrecorded = self.unrecorded();
+                unrecorded.push(ReadUnit {
+                    source_id: known.source_id,
+                    unit: unit.unit,
+                    start: unit.start,
+                    rows: unit.rows(),
+                    hash: unit.hash.clone(),
+                });
+                unrecorded.len()
             };
-            return self.runtime.block_on(async {
-                let mut session = session.lock().await;
-                session.run(async |session| record_unit(session, run, known.source_id, unit).await).await
-            });
+            // A stream is known by its units alone: they are in the ledger before any of their rows. A file is known
+            // before it is read; what is cut of it again, after a crash, is the same.
+            return match unit.hash.is_empty() && unrecorded < UNRECORDED_MAX {
+                true => Ok(()),
+                false => self.record(),
+            };
         };
         match before.hash == unit.hash && before.rows == unit.rows() {
             true => Ok(()),
             false => Err(self.changed(index, unit, "this unit differs")),
         }
+    }
+
+    /// Records what is not in the ledger yet.
+    fn record(&self) -> Result<()> {
+        let units = std::mem::take(&mut *self.unrecorded());
+        if units.is_empty() {
+            return Ok(());
+        }
+        let (Some(session), Some(run)) = (&self.session, self.run) else {
+            return Err(Error::bug("units can't be recorded outside a run"));
+        };
+        self.runtime.block_on(async {
+            let mut session = session.lock().await;
+            session.run(async |session| record_units(session, run, &units).await).await
+        })
+    }
+
+    fn unrecorded(&self) -> MutexGuard<'_, Vec<ReadUnit>> {
+        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn changed(&self, index: usize, unit: &TextUnit, how: &str) -> Error {

@@ -24,13 +24,13 @@ impl Prepared {
         definitions.extend(present.iter().map(|index| index.sql.clone()));
         definitions.sort();
         definitions.dedup();
-        let load_id = self.claim.load_id;
+        let run = self.claim.run.ok_or_else(|| Error::bug("indexes are dropped outside a run"))?;
         let names: Vec<&str> = present.iter().map(|index| index.name.as_str()).collect();
         observer.say(&format!("dropping {} until the rows are in", names.join(", ")));
         let stop = &self.connector.stop;
         self.control
             .run(async |session| {
-                note_dropped_indexes(session, load_id, &definitions).await?;
+                note_dropped_indexes(session, &run, &definitions).await?;
                 // A try whose answer was lost has dropped them.
                 let present = index::secondary_indexes(session, target).await?;
                 let canceller = session.canceller();
@@ -91,7 +91,9 @@ impl Prepared {
         };
         outcome?;
         built.extend(wanted.into_iter().map(|index| index.name));
-        note_dropped_indexes(&session, self.claim.load_id, &[]).await?;
+        if let Some(run) = &self.claim.run {
+            note_dropped_indexes(&session, run, &[]).await?;
+        }
         watcher.close().await;
         session.close().await;
         Ok(())

@@ -402,6 +402,7 @@ impl Prepared {
             work,
             lane_memory: memory.clone(),
             session: None,
+            unrecorded: Default::default(),
             counters: Arc::clone(counters),
             stop: Arc::clone(stop),
             window_bytes: AtomicUsize::new(0),

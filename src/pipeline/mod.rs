@@ -134,6 +134,7 @@ impl Attempt {
             work: work_sender,
             lane_memory: budgets.lanes.clone(),
             session: units.map(Mutex::new),
+            unrecorded: Default::default(),
             counters: Arc::clone(&self.counters),
             stop: Arc::clone(&stop),
             window_bytes: AtomicUsize::new(0),

@@ -17,6 +17,7 @@ use crate::ledger::settle::{Extent, commit_durably};
 use crate::postgres::catalog::{ServerVersions, Target};
 use crate::postgres::migrate::{TableSpec, VectorType, migrate_target};
 use crate::postgres::types::TargetType;
+use crate::postgres::watch::Backend;
 use crate::postgres::{Session, SessionOptions};
 
 /// Shards of a table that a load creates where Citus is.
@@ -33,12 +34,12 @@ pub(super) async fn prepare_in_tries(
     let options = SessionOptions { application_name: Some("vecload load".into()), transaction_timeout: None };
     let mut tries = connector.retry.tries();
     let mut is_known = request.settings.waits_for_server;
+    let mut before = None;
     loop {
         let prepared = match connector.connect.connect(&options).await {
             Ok(session) => {
                 is_known = true;
-                // A claim that a crash could take back would give the next loader the same token.
-                match commit_durably(&session).await {
+                match begin(&session, &mut before).await {
                     Ok(()) => prepare(session, request, sources, connector, observer).await,
                     Err(error) => Err(error),
                 }
@@ -52,6 +53,17 @@ pub(super) async fn prepare_in_tries(
             prepared => return prepared,
         }
     }
+}
+
+/// Readies the session of a try. The one before may have claimed the load and hold it still.
+async fn begin(session: &Session, before: &mut Option<Backend>) -> Result<()> {
+    // A claim that a crash could take back would give the next loader the same token.
+    commit_durably(session).await?;
+    if let Some(lost) = before {
+        lost.end(session).await?;
+    }
+    *before = Some(Backend::of(session).await?);
+    Ok(())
 }
 
 async fn prepare(

@@ -71,8 +71,8 @@ struct State {
     backend: Option<Backend>,
     /// Last sign of life while it has something to do.
     working_since: Option<Instant>,
-    /// It was seen waiting for us while we wait for it.
-    is_suspect: bool,
+    /// As it was seen waiting for us while we wait for it.
+    seen_waiting: Option<Life>,
 }
 
 impl Watched {
@@ -95,14 +95,14 @@ impl Watched {
     pub fn beat(&self) {
         let mut state = self.lock();
         state.working_since = Some(Instant::now());
-        state.is_suspect = false;
+        state.seen_waiting = None;
     }
 
     /// The session has nothing to do.
     pub fn rest(&self) {
         let mut state = self.lock();
         state.working_since = None;
-        state.is_suspect = false;
+        state.seen_waiting = None;
     }
 
     /// Waits until the session is found to be lost.
@@ -117,15 +117,15 @@ impl Watched {
     }
 
     /// What the backend was seen doing: gone, waiting for us, or at work. Seen waiting for us twice without a
-    /// sign of life in between, what we sent or what it answered is lost on the way.
+    /// sign of life in between, of ours or its own, what we sent or what it answered is lost on the way.
     pub fn judge(&self, backend: &Backend, seen: Seen) -> bool {
         let mut state = self.lock();
         // It may have found out by itself meanwhile, or gone on.
         if state.backend.as_ref() != Some(backend) || state.working_since.is_none() {
             return false;
         }
-        let is_lost = seen == Seen::Gone || seen == Seen::WaitsForUs && state.is_suspect;
-        state.is_suspect = seen == Seen::WaitsForUs;
+        let (is_lost, seen_waiting) = seen.is_loss(state.seen_waiting.take());
+        state.seen_waiting = seen_waiting;
         if is_lost {
             // Who does not wait now has no use for it.
             self.lost.notify_waiters();
@@ -144,26 +144,49 @@ pub enum Seen {
     /// It is no more.
     Gone,
     /// It waits for its client.
-    WaitsForUs,
+    WaitsForUs(Life),
     /// It works, or waits for something of the server's.
     Works,
+}
+
+/// What changes while a backend hears from its client: when it began its last statement or became idle after it, and
+/// how many bytes of a COPY have reached it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    state_change: Option<String>,
+    copied: Option<i64>,
+}
+
+impl Seen {
+    /// Whether a backend that was seen waiting before, and of which we still wait to hear, is lost; and how it was
+    /// seen waiting now.
+    pub fn is_loss(self, before: Option<Life>) -> (bool, Option<Life>) {
+        match self {
+            Self::Gone => (true, None),
+            Self::Works => (false, None),
+            Self::WaitsForUs(life) => (before.is_some_and(|before| before == life), Some(life)),
+        }
+    }
 }
 
 /// Looks at backends from another session.
 pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
     let pids: Vec<i32> = backends.iter().map(|backend| backend.pid).collect();
-    let sql = "select pid, backend_start::text, coalesce(wait_event_type = 'Client', false)
-        from pg_stat_activity where pid = any($1)";
+    let sql = "select a.pid, a.backend_start::text, coalesce(a.wait_event_type = 'Client', false),
+            a.state_change::text, c.bytes_processed
+        from pg_stat_activity a left join pg_stat_progress_copy c on c.pid = a.pid where a.pid = any($1)";
     let rows = client.query(sql, &[&pids]).await;
     let rows = rows.map_err(|error| pg_error("look at the sessions of the load", error))?;
     let seen = |backend: &Backend| {
         let row = rows.iter().find(|row| {
             row.get::<_, i32>(0) == backend.pid && row.get::<_, Option<&str>>(1) == backend.started.as_deref()
         });
-        match row.map(|row| row.get(2)) {
+        match row {
             None => Seen::Gone,
-            Some(true) => Seen::WaitsForUs,
-            Some(false) => Seen::Works,
+            Some(row) if row.get(2) => {
+                Seen::WaitsForUs(Life { state_change: row.get(3), copied: row.get(4) })
+            }
+            Some(_) => Seen::Works,
         }
     };
     Ok(backends.iter().map(seen).collect())

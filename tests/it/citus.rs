@@ -1,140 +1,23 @@
 //! A Citus cluster of three nodes: the table is distributed, loads go through the coordinator, resume and search.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 
-use nix::unistd::{User, geteuid};
-use vecload::embedded::programs;
-
-use super::program::{Load, Outcome, Vecload, vecload};
+use super::cluster::Cluster;
+use super::program::Outcome;
 use super::rows::Rows;
 use super::server::LEDGER;
 use super::session::Session;
 
-/// Servers that live as long as this process: each has a shell that stops it when its standard input ends.
-struct Cluster {
-    nodes: Vec<Child>,
-    ports: Vec<u16>,
-    directory: PathBuf,
-}
-
-/// Starts a server, says so, and stops it when nobody holds the other end of standard input any more.
-const KEEPER: &str = "\"$0/pg_ctl\" -D \"$1\" -w -l \"$1/log\" start >/dev/null && echo started
-    cat >/dev/null
-    \"$0/pg_ctl\" -D \"$1\" -m immediate stop >/dev/null; rm -rf \"$1\"; rmdir \"${1%/*}\" 2>/dev/null";
-
-impl Cluster {
-    fn start(bindir: &Path, nodes: usize) -> Self {
-        let mut cluster = Self {
-            nodes: Vec::new(),
-            ports: Vec::new(),
-            directory: std::env::temp_dir().join(format!("vecload-it-citus-{}", std::process::id())),
-        };
-        std::fs::create_dir(&cluster.directory).expect("make a directory");
-        let user = account();
-        if let Some(user) = &user {
-            let (uid, gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
-            std::os::unix::fs::chown(&cluster.directory, uid, gid).expect("hand over the directory");
-        }
-        for number in 0..nodes {
-            let data = cluster.directory.join(number.to_string());
-            let mut initdb = as_user(&bindir.join("initdb"), user.as_ref());
-            initdb
-                .args(["--no-sync", "-A", "trust", "-U", "vecload", "-E", "UTF8", "--locale", "C", "-D"])
-                .arg(&data);
-            let done = initdb.output().expect("run initdb");
-            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-            let port = free_port();
-            let settings = format!(
-                "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n\
-                 shared_preload_libraries = 'citus'\nwal_level = logical\nfsync = off\nfull_page_writes = off\n\
-                 max_connections = 200\nshared_buffers = 64MB\ncitus.node_conninfo = 'sslmode=prefer'\n"
-            );
-            let conf = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf"));
-            conf.and_then(|mut conf| conf.write_all(settings.as_bytes())).expect("write the settings");
-            let mut keeper = as_user(Path::new("sh"), user.as_ref());
-            keeper.arg("-c").arg(KEEPER).arg(bindir).arg(&data).stdin(Stdio::piped()).stdout(Stdio::piped());
-            keeper.process_group(0);
-            let mut keeper = keeper.spawn().expect("start a node");
-            let mut line = String::new();
-            let read = BufReader::new(keeper.stdout.take().expect("its output")).read_line(&mut line);
-            let log = || std::fs::read_to_string(data.join("log")).unwrap_or_default();
-            assert!(read.is_ok() && line == "started\n", "node {number} did not start: {}", log());
-            cluster.nodes.push(keeper);
-            cluster.ports.push(port);
-            cluster.session(number).run("set client_min_messages to error; create extension citus");
-        }
-        let coordinator = cluster.session(0);
-        coordinator.run(&format!("select citus_set_coordinator_host('127.0.0.1', {})", cluster.ports[0]));
-        for port in &cluster.ports[1..] {
-            coordinator.run(&format!("select citus_add_node('127.0.0.1', {port})"));
-        }
-        cluster
-    }
-
-    fn url(&self, node: usize) -> String {
-        format!("postgresql://vecload@127.0.0.1:{}/postgres", self.ports[node])
-    }
-
-    fn session(&self, node: usize) -> Session {
-        Session::open(&self.url(node))
-    }
-
-    fn vecload(&self, words: &[&str]) -> Outcome {
-        vecload(words).with("--db", self.url(0)).run()
-    }
-
-    fn load(&self, path: &Path, table: &str) -> Vecload {
-        Load::of(path).with("--db", self.url(0)).table(table)
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for keeper in &mut self.nodes {
-            drop(keeper.stdin.take());
-            drop(keeper.wait());
-        }
-        drop(std::fs::remove_dir_all(&self.directory));
-    }
-}
-
-/// PostgreSQL does not run as root.
-fn account() -> Option<User> {
-    let find = |name| User::from_name(name).ok().flatten();
-    geteuid().is_root().then(|| find("postgres").or_else(|| find("nobody")).expect("an unprivileged user"))
-}
-
-fn as_user(program: &Path, user: Option<&User>) -> Command {
-    let mut command = Command::new(program);
-    command.current_dir("/").env("LC_ALL", "C");
-    if let Some(user) = user {
-        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-    }
-    command
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    listener.expect("a free port").port()
-}
-
 #[test]
 fn a_cluster_of_three_nodes_is_filled_searched_and_resumed() {
-    let Some(programs) = programs::find(true, None).expect("a search for programs") else {
-        eprintln!("SKIPPED: no Citus-capable PostgreSQL found");
-        return;
-    };
-    let cluster = Cluster::start(&programs.bindir, 3);
+    let Some(cluster) = Cluster::shared() else { return };
     let session = cluster.session(0);
     let dir = tempfile::tempdir().expect("a directory");
-    rows_arrive_on_all_nodes(&cluster, &session, dir.path());
-    searches_find_them(&cluster, &session);
-    a_killed_load_goes_on(&cluster, &session, dir.path());
-    refused_rows_are_found_without_a_line(&cluster, &session, dir.path());
-    loads_are_taken_back(&cluster, &session);
+    rows_arrive_on_all_nodes(cluster, &session, dir.path());
+    searches_find_them(cluster, &session);
+    a_killed_load_goes_on(cluster, &session, dir.path());
+    refused_rows_are_found_without_a_line(cluster, &session, dir.path());
+    loads_are_taken_back(cluster, &session);
 }
 
 fn rows_arrive_on_all_nodes(cluster: &Cluster, session: &Session, dir: &Path) {

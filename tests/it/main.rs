@@ -1,6 +1,7 @@
 //! The integration tests: the program and the library against real servers.
 #![cfg(test)]
 
+mod cluster;
 mod program;
 mod server;
 mod session;

@@ -4,6 +4,8 @@
 //! the delimiter and line ends. Such runs, which are nearly all of an embedding's text, are found by their end
 //! and copied as they are; csv-core's state is the same before and after them.
 
+use std::sync::{Mutex, PoisonError};
+
 use csv_core::ReadRecordResult;
 
 use super::unit::{Growth, UnitBuffer};
@@ -23,7 +25,7 @@ const QUOTES_AT_ONCE: usize = 3;
 
 /// csv-core, and what is known of its state.
 pub(super) struct CsvCutter {
-    core: csv_core::Reader,
+    core: Box<csv_core::Reader>,
     delimiter: u8,
     /// Ends of the record's fields so far.
     ends: Vec<usize>,
@@ -58,10 +60,38 @@ pub(super) enum Progress {
     Stopping,
 }
 
+/// Readers of cutters that are done, by delimiter. To build the automaton of one takes longer than to read a small
+/// file; a clone of it is no way, for csv-core's does not carry all of it.
+static IDLE: Mutex<Vec<(u8, Box<csv_core::Reader>)>> = Mutex::new(Vec::new());
+
+/// Idle readers that are kept.
+const IDLE_MAX: usize = 4;
+
+fn reader(delimiter: u8) -> Box<csv_core::Reader> {
+    let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+    match idle.iter().position(|(of, _)| *of == delimiter) {
+        Some(at) => {
+            let (_, mut reader) = idle.swap_remove(at);
+            reader.reset();
+            reader
+        }
+        None => Box::new(csv_core::ReaderBuilder::new().delimiter(delimiter).build()),
+    }
+}
+
+impl Drop for CsvCutter {
+    fn drop(&mut self) {
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_MAX {
+            idle.push((self.delimiter, std::mem::take(&mut self.core)));
+        }
+    }
+}
+
 impl CsvCutter {
     pub(super) fn new(delimiter: u8) -> Self {
         Self {
-            core: csv_core::ReaderBuilder::new().delimiter(delimiter).build(),
+            core: reader(delimiter),
             delimiter,
             ends: vec![0; FIELDS_FIRST],
             fields: 0,

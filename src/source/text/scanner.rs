@@ -25,7 +25,8 @@ pub const UNIT_RECORDS_MAX: usize = 256 << 10;
 /// A longer record is an error: a quote that is never closed would take all memory.
 pub const RECORD_BYTES_MAX: u64 = 64 << 20;
 
-/// Bytes asked for at a time.
+/// Bytes asked for at a time: few at first, for many sources are small.
+const READ_BYTES_FIRST: usize = 8 << 10;
 const READ_BYTES: usize = 256 << 10;
 
 /// Cuts one source.
@@ -79,7 +80,7 @@ impl Scanner {
         Self {
             input,
             cutter,
-            chunk: vec![0; READ_BYTES],
+            chunk: vec![0; READ_BYTES_FIRST],
             from: 0,
             to: 0,
             hashed: 0,
@@ -364,6 +365,9 @@ impl Scanner {
     /// Reads more once all of the chunk is cut; false at the end of the source.
     fn refill(&mut self) -> Result<bool> {
         self.hash();
+        if self.to == self.chunk.len() && self.to < READ_BYTES {
+            self.chunk.resize(READ_BYTES, 0);
+        }
         (self.from, self.to, self.hashed) = (0, 0, 0);
         self.refill_behind()
     }

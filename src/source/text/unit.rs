@@ -162,6 +162,9 @@ struct RecordEnd {
     line: u64,
 }
 
+/// Room for fields at first.
+const ROOM_BYTES_FIRST: usize = 16 << 10;
+
 /// Bytes that are reserved at a time.
 const RESERVE_BYTES: usize = 1 << 20;
 
@@ -221,7 +224,7 @@ impl UnitBuffer {
 
     /// Doubles the room, within `--memory`; false when the load is stopping.
     pub(super) fn grow(&mut self, growth: Growth<'_>) -> Result<bool> {
-        let length = (self.data.len() * 2).clamp(RESERVE_BYTES, self.data.len() + 16 * RESERVE_BYTES);
+        let length = (self.data.len() * 2).clamp(ROOM_BYTES_FIRST, self.data.len() + 16 * RESERVE_BYTES);
         if u32::try_from(length).is_err() {
             return Err(Error::failed("a unit of text grew beyond 4 GiB"));
         }

@@ -1,0 +1,173 @@
+//! A cluster of PostgreSQL servers with Citus, for tests that need several nodes.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::unistd::{User, geteuid};
+use vecload::embedded::programs;
+
+use super::program::{Load, Outcome, Vecload, vecload};
+use super::session::Session;
+
+/// Servers that live as long as this process: each has a shell that stops it when its standard input ends.
+pub(crate) struct Cluster {
+    nodes: Vec<Child>,
+    /// The coordinator's, then those of the workers.
+    pub(crate) ports: Vec<u16>,
+    bindir: PathBuf,
+    directory: PathBuf,
+}
+
+/// Starts a server, says so, and stops it when nobody holds the other end of standard input any more.
+const KEEPER: &str = "\"$0/pg_ctl\" -D \"$1\" -w -l \"$1/log\" start >/dev/null && echo started
+    cat >/dev/null
+    \"$0/pg_ctl\" -D \"$1\" -m immediate stop >/dev/null; rm -rf \"$1\"; rmdir \"${1%/*}\" 2>/dev/null";
+
+impl Cluster {
+    /// A cluster that tests share which leave its nodes alone; none, said loudly, without Citus. Each test has tables
+    /// of its own.
+    pub(crate) fn shared() -> Option<&'static Self> {
+        static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(3)).as_ref()
+    }
+
+    /// A cluster of its own: a coordinator that is registered, and workers.
+    pub(crate) fn start(nodes: usize) -> Option<Self> {
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let Some(programs) = programs::find(true, None).expect("a search for programs") else {
+            eprintln!("SKIPPED: no Citus-capable PostgreSQL found");
+            return None;
+        };
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("vecload-it-citus-{}-{number}", std::process::id());
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            ports: Vec::new(),
+            bindir: programs.bindir,
+            directory: std::env::temp_dir().join(name),
+        };
+        std::fs::create_dir(&cluster.directory).expect("make a directory");
+        if let Some(user) = account() {
+            let (uid, gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+            std::os::unix::fs::chown(&cluster.directory, uid, gid).expect("hand over the directory");
+        }
+        for number in 0..nodes {
+            cluster.start_node();
+            cluster.session(number).run("set client_min_messages to error; create extension citus");
+        }
+        let coordinator = cluster.session(0);
+        coordinator.run(&format!("select citus_set_coordinator_host('127.0.0.1', {})", cluster.ports[0]));
+        for port in &cluster.ports[1..] {
+            coordinator.run(&format!("select citus_add_node('127.0.0.1', {port})"));
+        }
+        Some(cluster)
+    }
+
+    /// Starts another server that could be a node; it is in no cluster and has no extension yet.
+    pub(crate) fn start_node(&mut self) -> usize {
+        let number = self.nodes.len();
+        let data = self.data(number);
+        let mut initdb = as_account(&self.bindir.join("initdb"));
+        initdb
+            .args(["--no-sync", "-A", "trust", "-U", "vecload", "-E", "UTF8", "--locale", "C", "-D"])
+            .arg(&data);
+        let done = initdb.output().expect("run initdb");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let port = free_port();
+        let settings = format!(
+            "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n\
+             shared_preload_libraries = 'citus'\nwal_level = logical\nfsync = off\nfull_page_writes = off\n\
+             max_connections = 200\nshared_buffers = 64MB\ncitus.node_conninfo = 'sslmode=prefer'\n"
+        );
+        let conf = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf"));
+        conf.and_then(|mut conf| conf.write_all(settings.as_bytes())).expect("write the settings");
+        let mut keeper = as_account(Path::new("sh"));
+        keeper
+            .arg("-c")
+            .arg(KEEPER)
+            .arg(&self.bindir)
+            .arg(&data)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        keeper.process_group(0);
+        let mut keeper = keeper.spawn().expect("start a node");
+        let mut line = String::new();
+        let read = BufReader::new(keeper.stdout.take().expect("its output")).read_line(&mut line);
+        let log = || std::fs::read_to_string(data.join("log")).unwrap_or_default();
+        assert!(read.is_ok() && line == "started\n", "node {number} did not start: {}", log());
+        self.nodes.push(keeper);
+        self.ports.push(port);
+        number
+    }
+
+    /// Stops a node as a crash would.
+    pub(crate) fn crash(&self, node: usize) {
+        self.control(node, &["-m", "immediate", "stop"]);
+    }
+
+    /// Starts a node that was stopped.
+    pub(crate) fn revive(&self, node: usize) {
+        let log = self.data(node).join("log");
+        self.control(node, &["-w", "-l", log.to_str().expect("UTF-8"), "start"]);
+    }
+
+    fn control(&self, node: usize, words: &[&str]) {
+        let mut control = as_account(&self.bindir.join("pg_ctl"));
+        control.arg("-D").arg(self.data(node)).args(words).stdout(Stdio::null());
+        assert!(control.status().expect("run pg_ctl").success(), "pg_ctl {words:?} of node {node}");
+    }
+
+    fn data(&self, node: usize) -> PathBuf {
+        self.directory.join(node.to_string())
+    }
+
+    pub(crate) fn url(&self, node: usize) -> String {
+        format!("postgresql://vecload@127.0.0.1:{}/postgres", self.ports[node])
+    }
+
+    pub(crate) fn session(&self, node: usize) -> Session {
+        Session::open(&self.url(node))
+    }
+
+    pub(crate) fn vecload(&self, words: &[&str]) -> Outcome {
+        vecload(words).with("--db", self.url(0)).run()
+    }
+
+    pub(crate) fn load(&self, path: &Path, table: &str) -> Vecload {
+        Load::of(path).with("--db", self.url(0)).table(table)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for keeper in &mut self.nodes {
+            drop(keeper.stdin.take());
+            drop(keeper.wait());
+        }
+        drop(std::fs::remove_dir_all(&self.directory));
+    }
+}
+
+/// PostgreSQL does not run as root.
+fn account() -> Option<User> {
+    let find = |name| User::from_name(name).ok().flatten();
+    geteuid().is_root().then(|| find("postgres").or_else(|| find("nobody")).expect("an unprivileged user"))
+}
+
+fn as_account(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir("/").env("LC_ALL", "C");
+    if let Some(user) = account() {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    command
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    listener.expect("a free port").port()
+}
