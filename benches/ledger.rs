@@ -21,6 +21,7 @@ use vecload::copy::{CopyBlock, HEADER, IdRange, TRAILER};
 use vecload::ledger::blocks::{BlockLedger, Run};
 use vecload::partition::{FieldSource, Partitioner, Partitions};
 use vecload::postgres::{ConnectSettings, Session, SessionOptions};
+use vecload::route::CopyTable;
 
 /// As the pipeline's: size at which a block is sealed, elements of a batch, partitions, bytes of a message.
 const BLOCK_BYTES: usize = 8 << 20;
@@ -155,11 +156,17 @@ impl Side {
             let load = session.query_one(load, &[&table]).await.expect("a load");
             let target = load.get(1);
             let run = Run { load_id: load.get(0), run: 1, token: 1, target };
-            ledger = Some(
-                BlockLedger::prepare(&session, run, Arc::from([1]), table.to_owned())
-                    .await
-                    .expect("statements"),
-            );
+            let copy_table = CopyTable {
+                copy_sql: String::new(),
+                has_deferrable: false,
+                table: table.into(),
+                target: table.into(),
+                is_distributed: false,
+                relation: table.into(),
+                shard: None,
+            };
+            let prepared = BlockLedger::prepare(&session, run, Arc::from([1]), &copy_table).await;
+            ledger = Some(prepared.expect("statements"));
         }
         let copy =
             format!("copy {table} (id, channel_id, content, embedding) from stdin with (format binary)");

@@ -30,6 +30,7 @@ pub struct Error {
     hint: Option<String>,
     is_transient: bool,
     is_lost: bool,
+    is_misrouted: bool,
     cause: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -63,7 +64,15 @@ impl Error {
     }
 
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, is_transient: false, is_lost: false, cause: None }
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+            is_transient: false,
+            is_lost: false,
+            is_misrouted: false,
+            cause: None,
+        }
     }
 
     /// Adds what the user can do next.
@@ -99,6 +108,19 @@ impl Error {
     pub fn lost(mut self) -> Self {
         self.is_lost = true;
         self.transient()
+    }
+
+    /// A shard is not where it was, or not of the hashes that it was: with a new look at the cluster's map the same
+    /// may succeed; also transient.
+    #[must_use]
+    pub fn misrouted(mut self) -> Self {
+        self.is_misrouted = true;
+        self.transient()
+    }
+
+    /// Whether the cluster's map has changed.
+    pub fn is_misrouted(&self) -> bool {
+        self.is_misrouted
     }
 
     /// Whether the connection or the server was lost.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::pipeline::plan::IndexPolicy;
+use crate::pipeline::routing::RouteChoice;
 use crate::postgres::migrate::VectorType;
 use crate::source::discover::SourceFormat;
 
@@ -143,6 +144,10 @@ pub(super) struct LoadArguments {
     /// 5m)
     #[arg(long, value_name = "TIME")]
     pub retry_for: Option<String>,
+    /// How rows get into a distributed table (Citus): straight into the shards on the workers, or through the
+    /// coordinator (default: auto, into the shards where that is safe)
+    #[arg(long, value_enum, value_name = "ROUTE")]
+    pub route: Option<RouteChoice>,
     /// What synthetic rows are made from.
     #[command(flatten)]
     pub synthetic: SyntheticArguments,

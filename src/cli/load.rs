@@ -142,6 +142,7 @@ fn request(context: &Context<'_>, arguments: LoadArguments) -> Result<LoadReques
             max_rejects: arguments.max_rejects.as_ref().unwrap_or(&file.max_rejects).parse()?,
             limit: arguments.limit.as_deref().map(parse_count).transpose()?,
             waits_for_server: arguments.retry_for.is_some(),
+            route: arguments.route.unwrap_or(file.route),
             retry_for: parse_time(arguments.retry_for.as_ref().unwrap_or(&file.retry_for))?,
         },
     })
@@ -194,6 +195,7 @@ pub(super) fn default_settings(context: &Context<'_>) -> Result<LoadSettings> {
         memory: parse_size(&file.memory)?,
         max_rejects: file.max_rejects.parse()?,
         limit: None,
+        route: file.route,
         retry_for: parse_time(&file.retry_for)?,
         waits_for_server: false,
     })

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::pipeline::plan::IndexPolicy;
+use crate::pipeline::routing::RouteChoice;
 use crate::postgres::migrate::VectorType;
 
 /// The file that is read when there is one and none is named.
@@ -86,6 +87,8 @@ pub struct LoadSection {
     pub index: IndexPolicy,
     /// How long to try again without success.
     pub retry_for: String,
+    /// How rows get into a distributed table.
+    pub route: RouteChoice,
 }
 
 /// Searching.
@@ -141,6 +144,7 @@ impl Default for LoadSection {
             max_rejects: "0".into(),
             index: IndexPolicy::Auto,
             retry_for: "5m".into(),
+            route: RouteChoice::Auto,
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The ledger row of a block, written in the block's own transaction.
 
+use std::sync::Arc;
+
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, GenericClient, Statement};
 
 use super::rejects::{RefusedRow, record_refused};
@@ -7,6 +10,7 @@ use crate::copy::CopyBlock;
 use crate::error::{Error, Result};
 use crate::postgres::catalog::storage_sql;
 use crate::postgres::pg_error;
+use crate::route::{CopyTable, ShardTable};
 
 /// A run of a load: what its blocks are recorded under, and the token that lets them commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,49 +43,76 @@ impl Run {
 /// The lock is shared, so writers don't wait for each other, and a takeover waits for them all.
 const FENCE: &str = "select token = $2 from vecload_ledger.loads where load_id = $1 for share";
 
-/// Whether a block is committed; only to be believed once the backend that wrote it is gone.
-pub async fn is_recorded(client: &Client, run: &Run, number: i32) -> Result<bool> {
-    let sql =
-        "select exists (select from vecload_ledger.blocks where load_id = $1 and run = $2 and block = $3)";
-    let row = client.query_one(sql, &[&run.load_id, &run.run, &number]).await;
-    Ok(row.map_err(|error| pg_error(format!("look for block {number} in the ledger"), error))?.get(0))
+/// Whether a block that went into a table is committed; only to be believed once the backend that wrote it is gone.
+pub async fn is_recorded(client: &Client, run: &Run, number: i32, table: &CopyTable) -> Result<bool> {
+    let blocks = table.shard.as_ref().map_or("vecload_ledger.blocks", |shard| &shard.blocks);
+    let sql = format!("select exists (select from {blocks} where load_id = $1 and run = $2 and block = $3)");
+    let row = client.query_one(&sql, &[&run.load_id, &run.run, &number]).await;
+    Ok(row.map_err(|error| of_shard(table, format!("look for block {number} in the ledger"), error))?.get(0))
 }
 
-/// Writes ledger rows over one connection.
+/// An error on a worker: a shard's table that is not there has moved.
+pub fn of_shard(table: &CopyTable, doing: String, error: tokio_postgres::Error) -> Error {
+    let is_gone = table.shard.is_some() && error.code() == Some(&SqlState::UNDEFINED_TABLE);
+    let error = pg_error(doing, error);
+    if is_gone { error.misrouted() } else { error }
+}
+
+/// Writes ledger rows over one connection, of blocks that go into one table.
 pub struct BlockLedger {
     run: Run,
-    source_ids: std::sync::Arc<[i64]>,
-    table: String,
+    source_ids: Arc<[i64]>,
+    table: CopyTable,
     fence: Statement,
     insert: Statement,
 }
 
 impl BlockLedger {
-    /// Prepares the statements; `source_ids` translates the plan's source indexes, `table` is the target's name in SQL.
+    /// Prepares the statements; `source_ids` translates the plan's source indexes.
     pub async fn prepare(
         client: &Client,
         run: Run,
-        source_ids: std::sync::Arc<[i64]>,
-        table: String,
+        source_ids: Arc<[i64]>,
+        table: &CopyTable,
     ) -> Result<Self> {
-        let failed = |error| pg_error("prepare the ledger's statements", error);
-        let insert =
-            "insert into vecload_ledger.blocks (load_id, run, block, target, relfilenode, rows, source_ids, units,
+        let failed = |error| of_shard(table, "prepare the ledger's statements".into(), error);
+        let (blocks, channel) = match &table.shard {
+            Some(shard) => (shard.blocks.as_str(), Some(shard.channel)),
+            None => ("vecload_ledger.blocks", None),
+        };
+        let insert = format!(
+            "insert into {blocks} ({}load_id, run, block, target, relfilenode, rows, source_ids, units,
                 first_rows, last_rows, hash_lows, hash_highs, slice_rows, id_firsts, id_lasts, checksum,
                 source_range)
-            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, int8range($17, $18, '[]'))";
-        // With the fence, what COPY has just written to: whether it is the target, and in which storage.
-        let fence = format!(
-            "select token = $2, coalesce(to_regclass($4) = $3::oid, false), {}
-             from vecload_ledger.loads where load_id = $1 for share",
-            storage_sql("$3")
+            values ({}$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+                int8range($17, $18, '[]'))",
+            channel.map_or("", |_| "channel, "),
+            channel.map_or_else(String::new, |channel| format!("{channel}, "))
         );
+        // With the fence, what COPY has just written to: whether it is the target, and in which storage. Of a shard,
+        // whether it is still here and of the same hashes: the guard keeps it so.
+        let fence = match &table.shard {
+            None => format!(
+                "select token = $2, coalesce(to_regclass($4) = $3::oid, false), {}
+                 from vecload_ledger.loads where load_id = $1 for share",
+                storage_sql("$3")
+            ),
+            Some(ShardTable { shard, channel, fences, relfilenode, .. }) => format!(
+                "select token = $2, exists (
+                     select from pg_dist_shard s join pg_dist_placement p using (shardid)
+                     where s.shardid = {} and s.logicalrelid = to_regclass($4)::oid and $3::oid is not null
+                         and s.shardminvalue::integer = {} and s.shardmaxvalue::integer = {}
+                         and p.groupid = (select groupid from pg_dist_local_group)), {relfilenode}::oid
+                 from {fences} f where channel = {channel} and load_id = $1 for share of f",
+                shard.id, shard.low, shard.high
+            ),
+        };
         Ok(Self {
             run,
             source_ids,
-            table,
+            table: table.clone(),
             fence: client.prepare(&fence).await.map_err(failed)?,
-            insert: client.prepare(insert).await.map_err(failed)?,
+            insert: client.prepare(&insert).await.map_err(failed)?,
         })
     }
 
@@ -94,16 +125,21 @@ impl BlockLedger {
         rejects: &[RefusedRow],
         number: i32,
     ) -> Result<()> {
-        let failed = |error| pg_error(format!("record block {number} in the ledger"), error);
-        let run = &self.run;
-        let fence =
-            client.query_opt(&self.fence, &[&run.load_id, &run.token, &run.target, &self.table]).await;
-        let fence = fence.map_err(failed)?.filter(|row| row.get(0)).ok_or_else(|| run.taken_over())?;
+        let failed = |error| of_shard(&self.table, format!("record block {number} in the ledger"), error);
+        let (run, target) = (&self.run, &self.table.target);
+        let fence = client.query_opt(&self.fence, &[&run.load_id, &run.token, &run.target, target]).await;
+        let fence = fence.map_err(failed)?;
+        // A shard's fence goes where its channel goes.
+        let is_here = fence.as_ref().is_some_and(|row| row.get(1));
+        if self.table.shard.is_some() && !is_here {
+            return Err(Error::failed(format!("{} is not where it was", self.table.table)).misrouted());
+        }
+        let fence = fence.filter(|row| row.get(0)).ok_or_else(|| run.taken_over())?;
         // COPY went to the table that had the name; its lock keeps the name with it until the end of the transaction.
         if !fence.get::<_, bool>(1) {
             return Err(Error::failed(format!(
                 "table {} was dropped or replaced during the load",
-                self.table
+                self.table.table
             ))
             .hint(
                 "what was committed stays in the table that had the name; load again to fill the new one",

@@ -15,6 +15,7 @@ use super::known::{
     SOURCES_PER_STATEMENT, exact, full_hashes, known_sources, likely, note_times, same_content,
     unchanged_since_interrupted,
 };
+use super::outbox::take_in;
 use super::units::KnownUnits;
 use super::{ALIVE_LOCK, START_LOCK, prepared};
 use crate::error::{Error, Result};
@@ -110,6 +111,10 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
     for load_id in &unfinished {
         take_over(&transaction, *load_id).await?;
     }
+    if target.citus.is_some() && !unfinished.is_empty() {
+        prepared::settle(&transaction).await?;
+        take_in(&transaction, &unfinished.iter().copied().collect::<Vec<_>>()).await?;
+    }
     finish_compactions(&transaction, &choices).await?;
     let mut claim = Claim::nothing();
     if unfinished.is_empty() && choices.iter().all(Choice::is_complete) {
@@ -141,9 +146,6 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
         transaction.execute(alive, &[&ALIVE_LOCK, &(run.load_id as i32)]).await.map_err(failed)?;
     }
     transaction.commit().await.map_err(failed)?;
-    if target.citus.is_some() && !unfinished.is_empty() {
-        prepared::settle(client).await?;
-    }
     read_committed(client, &mut claim.sources).await?;
     Ok(claim)
 }

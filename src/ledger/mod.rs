@@ -12,6 +12,7 @@ pub mod coverage;
 pub mod generations;
 pub mod history;
 mod known;
+pub mod outbox;
 pub mod prepared;
 pub mod rejects;
 pub mod settle;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use tokio_postgres::Client;
+use tokio_postgres::GenericClient;
 use tokio_postgres::error::SqlState;
 
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ const LEFT: &str =
     left join pg_dist_node n on n.nodeid = r.nodeid";
 
 /// Waits until what is prepared on any node now is committed or rolled back.
-pub async fn settle(client: &Client) -> Result<()> {
+pub async fn settle<C: GenericClient>(client: &C) -> Result<()> {
     let failed = |error| pg_error("settle transactions that Citus has prepared", error);
     let started = Instant::now();
     let mut open: Option<BTreeSet<String>> = None;

@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Row};
 use super::ALIVE_LOCK;
 use super::compaction::delete_replaced;
 use super::history::find;
+use super::outbox::take_in;
 use crate::error::{Error, Result};
 use crate::index::{IndexDefinition, secondary_indexes};
 use crate::postgres::catalog::Target;
@@ -168,22 +169,25 @@ async fn id_column(
 }
 
 /// Shows that the loads which hold these sources are not running, and keeps them from starting.
-async fn hold(client: &Client, load_id: i64) -> Result<()> {
+async fn hold(client: &mut Client, load_id: i64) -> Result<()> {
     let failed = |error| pg_error(format!("lock load {load_id}"), error);
     let holders = format!(
         "select distinct load_id from vecload_ledger.sources where source_id in ({ITS_SOURCES})
          union select $1::bigint order by 1"
     );
-    for holder in client.query(&holders, &[&load_id]).await.map_err(failed)? {
-        let holder: i64 = holder.get(0);
+    let holders = client.query(&holders, &[&load_id]).await.map_err(failed)?;
+    let holders: Vec<i64> = holders.iter().map(|row| row.get(0)).collect();
+    for holder in &holders {
         let lock = "select pg_try_advisory_lock($1, $2)";
-        let free = client.query_one(lock, &[&ALIVE_LOCK, &(holder as i32)]).await.map_err(failed)?;
+        let free = client.query_one(lock, &[&ALIVE_LOCK, &(*holder as i32)]).await.map_err(failed)?;
         if !free.get::<_, bool>(0) {
             return Err(Error::refused(format!("load {holder} is running"))
                 .hint("stop it first (Ctrl-C or kill); its committed rows stay until you undo them"));
         }
     }
-    Ok(())
+    let transaction = client.transaction().await.map_err(failed)?;
+    take_in(&transaction, &holders).await?;
+    transaction.commit().await.map_err(failed)
 }
 
 /// Refuses where a later load went on with a source of this one: its slices say of whole row ranges that their

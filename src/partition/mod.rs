@@ -37,6 +37,12 @@ impl Partitions {
         Self { lows }
     }
 
+    /// Ranges that start at these hashes, if they are ascending and cover all: the first is the lowest there is.
+    pub fn from_lows(lows: Vec<i32>) -> Option<Self> {
+        let is_ascending = lows.windows(2).all(|pair| pair[0] < pair[1]);
+        (is_ascending && lows.first() == Some(&i32::MIN)).then_some(Self { lows })
+    }
+
     /// Number of partitions.
     pub fn count(&self) -> usize {
         self.lows.len()

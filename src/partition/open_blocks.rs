@@ -1,4 +1,4 @@
-//! Blocks that are being filled, one per partition, shared by all lanes.
+//! Blocks that are being filled, one for each place that blocks go to, shared by all lanes.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,8 @@ use crate::source::text::Position;
 /// A block and the memory it holds, given back when the block is dropped.
 #[derive(Debug, Default)]
 pub struct HeldBlock {
+    /// Which of the open blocks it was: where it goes.
+    pub place: usize,
     /// The rows.
     pub block: CopyBlock,
     /// Where they come from, a segment's after another's.
@@ -20,6 +22,12 @@ pub struct HeldBlock {
 }
 
 impl HeldBlock {
+    /// The block, and an empty one for the same place instead.
+    fn take(&mut self) -> Self {
+        let place = self.place;
+        std::mem::replace(self, Self { place, ..Self::default() })
+    }
+
     /// The row that a tuple comes from, by its number in sending order, and where it begins in text.
     pub fn origin(&self, mut tuple: usize) -> Option<(SourceRow, Option<Position>)> {
         for origins in &self.origins {
@@ -44,7 +52,7 @@ impl HeldBlock {
     }
 }
 
-/// Open blocks of all partitions.
+/// Open blocks of all places.
 #[derive(Debug)]
 pub struct OpenBlocks {
     block_bytes: usize,
@@ -52,33 +60,33 @@ pub struct OpenBlocks {
 }
 
 impl OpenBlocks {
-    /// One empty block per partition; a block is sealed at `block_bytes`.
-    pub fn new(partitions: usize, block_bytes: usize) -> Self {
-        let open = (0..partitions).map(|_| HeldBlock::default()).collect();
+    /// One empty block per place; a block is sealed at `block_bytes`.
+    pub fn new(places: usize, block_bytes: usize) -> Self {
+        let open = (0..places).map(|place| HeldBlock { place, ..HeldBlock::default() }).collect();
         Self { block_bytes, open: Mutex::new(open) }
     }
 
-    /// Adds a segment; gives back the partition's block if that seals it.
+    /// Adds a segment; gives back the place's block if that seals it.
     pub fn push(
         &self,
-        partition: usize,
+        place: usize,
         segment: Segment,
         origins: Origins,
         held: Reservation,
     ) -> Option<HeldBlock> {
         let mut open = self.lock();
-        let target = &mut open[partition];
+        let target = &mut open[place];
         target.block.push(segment);
         target.origins.push(origins);
         target.held.push(held);
-        (target.block.bytes >= self.block_bytes).then(|| std::mem::take(target))
+        (target.block.bytes >= self.block_bytes).then(|| target.take())
     }
 
     /// Seals the fullest block, if any holds rows: when memory is short, and at the end.
     pub fn take_fullest(&self) -> Option<HeldBlock> {
         let mut open = self.lock();
         let fullest = open.iter_mut().max_by_key(|held| held.block.bytes)?;
-        (fullest.block.rows > 0).then(|| std::mem::take(fullest))
+        (fullest.block.rows > 0).then(|| fullest.take())
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<HeldBlock>> {

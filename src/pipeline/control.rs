@@ -13,14 +13,11 @@ use crate::error::Result;
 use crate::ledger::blocks::Run;
 use crate::ledger::claim::hold_again;
 use crate::ledger::settle::commit_durably;
-use crate::postgres::watch::{Backend, Watched, look};
-use crate::postgres::{Session, SessionOptions};
+use crate::postgres::Session;
+use crate::postgres::watch::{Backend, UNANSWERED_MAX, Watched, look, look_over};
 
 /// A session that has said nothing for so long is looked at from another one.
 const SILENT_AFTER: Duration = Duration::from_secs(5);
-
-/// Looks in a row that a server may leave unanswered.
-const UNANSWERED_MAX: u32 = 3;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -125,20 +122,12 @@ impl Control {
     /// Ends when this session is seen to wait for us while we wait for it, from a session opened for the look; or when
     /// the server can't be asked either.
     async fn falls_silent(&self) {
-        let options =
-            SessionOptions { application_name: Some("vecload look".into()), transaction_timeout: None };
         let mut waiting = None;
         let mut unanswered = 0;
         loop {
             tokio::time::sleep(if waiting.is_some() { LOOK_EVERY } else { SILENT_AFTER }).await;
             let Some(backend) = self.watched.backend() else { continue };
-            let looked = async {
-                let session = self.connector.connect.connect(&options).await?;
-                let seen = look(&session, std::slice::from_ref(&backend)).await;
-                session.close().await;
-                seen
-            };
-            let Ok(Ok(seen)) = tokio::time::timeout(SILENT_AFTER, looked).await else {
+            let Some(seen) = look_over(&self.connector.connect, std::slice::from_ref(&backend)).await else {
                 unanswered += 1;
                 if unanswered == UNANSWERED_MAX {
                     return;
@@ -178,12 +167,25 @@ impl Control {
     async fn look_at(&self, watched: &[Arc<Watched>]) -> Result<()> {
         let silent: Vec<(&Arc<Watched>, Backend)> =
             watched.iter().filter_map(|one| Some((one, one.silent_for(SILENT_AFTER)?))).collect();
-        let backends: Vec<Backend> = silent.iter().map(|(_, backend)| backend.clone()).collect();
+        let (elsewhere, here): (Vec<_>, Vec<_>) =
+            silent.into_iter().partition(|(one, _)| one.elsewhere.is_some());
+        let backends: Vec<Backend> = here.iter().map(|(_, backend)| backend.clone()).collect();
         let seen = self.run(async |session| look(session, &backends).await).await?;
-        for ((one, backend), seen) in silent.iter().zip(seen) {
-            if one.judge(backend, seen) {
-                tracing::info!("{} (server process {}) has fallen silent", one.name, backend.pid);
-            }
+        let mut lost = Vec::new();
+        for ((one, backend), seen) in here.iter().zip(seen) {
+            lost.extend(one.judge(backend, seen).then_some((one, backend)));
+        }
+        for (one, backend) in &elsewhere {
+            let Some(way) = &one.elsewhere else { continue };
+            let seen = look_over(way, std::slice::from_ref(backend)).await;
+            let is_lost = match seen.and_then(|seen| seen.into_iter().next()) {
+                Some(seen) => one.judge(backend, seen),
+                None => one.is_unanswered(backend),
+            };
+            lost.extend(is_lost.then_some((one, backend)));
+        }
+        for (one, backend) in lost {
+            tracing::info!("{} (server process {}) has fallen silent", one.name, backend.pid);
         }
         Ok(())
     }

@@ -4,16 +4,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio_postgres::Client;
+
 use super::counters::{Bottleneck, Counters};
 use super::load::{Figures, LoadOutcome, Prepared, at_least_a_millisecond, blocking};
 use super::plan::{LoadPlan, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::compaction::compact;
+use crate::ledger::outbox::take_in_own;
 use crate::ledger::settle::{self, Extent, balance, finish_load, flush};
 use crate::ledger::{generations, prepared};
 use crate::postgres::catalog::Target;
 use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
-use crate::route::Endpoint;
+use crate::route::Route;
 use crate::source::Place;
 use crate::source::fingerprint::{Fingerprint, full_hash};
 use crate::source::parquet::PositionedFile;
@@ -31,7 +34,10 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<Option<Error>> {
                 flush(session, run).await?;
             }
             if load.plan.target.citus.is_some() && run.is_some() {
-                prepared::settle(session).await?;
+                prepared::settle::<Client>(session).await?;
+                if let Some(run) = &run {
+                    take_in_own(session, run).await?;
+                }
             }
             balance(session, &ids, None).await
         })
@@ -134,6 +140,7 @@ pub(super) async fn settle(
     counters: &Counters,
     figures: Figures,
 ) -> LoadOutcome {
+    take_in_rest(&load, outcome.is_err()).await;
     let rows = match count_rows(&load).await {
         Ok(rows) => rows,
         // The server is gone; what it had last told stands.
@@ -157,7 +164,6 @@ pub(super) async fn settle(
         Ok(()) if rows.rejected > 0 => LoadState::Rejects,
         Ok(()) => LoadState::Complete,
     };
-    let (_, route) = Endpoint::of(&load.plan.target, &load.plan.copy_columns);
     let written = counters.write.totals();
     let report = LoadReport {
         load: load.claim.load_id,
@@ -171,7 +177,7 @@ pub(super) async fn settle(
         peak_rss_bytes: report::peak_rss_bytes(),
         lanes: load.plan.settings.lanes,
         writers: load.plan.settings.writers,
-        route,
+        route: load.routing.route,
         bottleneck: Bottleneck::of(counters, load.plan.settings.lanes, load.plan.settings.writers).name(),
         stages: report::stages(counters),
         index: IndexReport {
@@ -191,6 +197,16 @@ pub(super) async fn settle(
     };
     load.control.close().await;
     LoadOutcome { report: Some(report), result }
+}
+
+/// What a load that ends early has committed on workers: it is counted, and does not wait there for the next run.
+async fn take_in_rest(load: &Prepared, has_failed: bool) {
+    let Some(run) = load.claim.run.filter(|_| has_failed && load.routing.route == Route::Shards) else {
+        return;
+    };
+    if let Err(error) = load.control.run(async |session| take_in_own(session, &run).await).await {
+        tracing::warn!("the ledger's rows on the workers are left to the next run: {error}");
+    }
 }
 
 async fn record(load: &Prepared, report: &LoadReport) -> Result<()> {

@@ -10,12 +10,14 @@ use crossbeam_channel::Receiver;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
+use super::BlockQueues;
 use super::counters::{Counters, Stage};
 use super::feed::Work;
 use super::ids::IdPool;
 use super::plan::LoadPlan;
 use super::stop::Stop;
 use super::verdict::RejectLimit;
+use super::writing::Rejected;
 use crate::batch::ChunkBatch;
 use crate::copy::IdRange;
 use crate::error::{Error, Result};
@@ -23,6 +25,7 @@ use crate::ledger::coverage::Coverage;
 use crate::ledger::rejects::RejectSlice;
 use crate::memory::{Budget, Denied, Reservation};
 use crate::partition::{HeldBlock, OpenBlocks, Origins, Partitioner};
+use crate::route::Routing;
 use crate::source::SourceBatch;
 use crate::source::parquet::ParquetFile;
 
@@ -43,9 +46,13 @@ pub struct LaneContext {
     /// Blocks being filled.
     pub open: Arc<OpenBlocks>,
     /// Sealed blocks, to the writers.
-    pub blocks: Sender<HeldBlock>,
+    pub blocks: BlockQueues,
+    /// Encoded rows for which memory is asked for at once.
+    pub piece_bytes: usize,
+    /// Where blocks go.
+    pub routing: Arc<Routing>,
     /// Rejects, to their writer.
-    pub rejects: Sender<RejectSlice>,
+    pub rejects: Sender<Rejected>,
     /// Ids, if they are reserved.
     pub ids: Option<Arc<IdPool>>,
     /// Memory of pages and batches.
@@ -107,7 +114,7 @@ impl LaneContext {
         self.counters.zero_vectors.fetch_add(chunk.zero_vectors, Ordering::Relaxed);
         self.hand_over_rejects(&mut chunk, skipped)?;
 
-        for piece in self.partitioner.pieces(&chunk, self.plan.piece_bytes()) {
+        for piece in self.partitioner.pieces(&chunk, self.piece_bytes) {
             self.encode(&chunk, &piece)?;
         }
         Ok(chunk.embeddings)
@@ -133,7 +140,7 @@ impl LaneContext {
             let segment = self.partitioner.encode(chunk, &share, own)?;
             let bytes = segment.tuples.len() as u64;
             let origins = self.partitioner.origins(chunk, &share);
-            let sealed = self.open.push(share.partition, segment, origins, held);
+            let sealed = self.open.push(self.routing.place_of[share.partition], segment, origins, held);
             self.counters.partition.worked(share.rows.len() as u64, bytes, busy + started.elapsed());
             busy = Duration::ZERO;
             if let Some(block) = sealed {
@@ -162,7 +169,7 @@ impl LaneContext {
             rejects,
         };
         // Recorded first: the reject that stops a load is kept too.
-        let sent = self.rejects.blocking_send(slice);
+        let sent = self.rejects.blocking_send(Rejected::Slice(slice));
         if sent.is_err() && !self.stop.is_stopping() {
             return Err(Error::bug("the writer of rejects ended before the lanes"));
         }
@@ -214,7 +221,7 @@ impl LaneContext {
     fn send(&self, block: HeldBlock) {
         let started = Instant::now();
         // Fails only when the writers have gone, and then the load is stopping and says why.
-        if self.blocks.blocking_send(block).is_err() {
+        if self.blocks.of(block.place).blocking_send(block).is_err() {
             tracing::debug!("a block was dropped: the load is stopping");
         }
         self.counters.partition.waited(started.elapsed());

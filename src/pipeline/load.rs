@@ -17,6 +17,7 @@ use super::plan::{IndexPolicy, LoadPlan, LoadSettings, MEMORY_MIN, Reading};
 use super::preflight::Mapping;
 use super::prepare::prepare_in_tries;
 use super::retry::{Retry, Revive};
+use super::routing::{choose, still_the_target};
 use super::steady::Connector;
 use super::stop::{Stop, StopFlag};
 use super::verdict::RejectLimit;
@@ -26,10 +27,12 @@ use crate::ledger::claim::{Claim, ClaimedSource, begin_again};
 use crate::ledger::committed::read_committed;
 use crate::ledger::coverage::Coverage;
 use crate::ledger::generations;
+use crate::ledger::outbox::{Outbox, take_in_own};
 use crate::memory::Budget;
 use crate::postgres::catalog::ServerVersions;
 use crate::postgres::{ConnectSettings, QualifiedName};
 use crate::report::LoadReport;
+use crate::route::{Route, Routing};
 use crate::source::Place;
 use crate::source::discover::discover;
 use crate::source::synthetic::SyntheticOptions;
@@ -207,6 +210,7 @@ pub(super) struct Prepared {
     pub(super) name: Option<String>,
     pub(super) started: Instant,
     pub(super) extents: Extents,
+    pub(super) routing: Arc<Routing>,
 }
 
 impl Prepared {
@@ -246,7 +250,13 @@ impl Prepared {
         figures: &mut Figures,
     ) -> Result<()> {
         loop {
-            Box::pin(self.load_rows(observer, counters, figures)).await?;
+            match Box::pin(self.load_rows(observer, counters, figures)).await {
+                Err(error) if error.is_misrouted() && self.is_readable_again() => {
+                    Box::pin(self.route_again(error)).await?;
+                    continue;
+                }
+                loaded => loaded?,
+            }
             let Some(short) = Box::pin(finish::complete_sources(self)).await? else { break };
             if !self.control.was_lost() {
                 return Err(short.with_kind(Kind::Bug));
@@ -262,6 +272,31 @@ impl Prepared {
         Box::pin(self.after_rows(observer, figures)).await
     }
 
+    /// Goes on by the cluster's map as it is now.
+    async fn route_again(&mut self, mut error: Error) -> Result<()> {
+        let stop = Arc::clone(&self.connector.stop);
+        let retry = self.connector.retry.clone();
+        let mut tries = retry.tries();
+        loop {
+            stop.begin(Vec::new());
+            tries.pause(error, &stop).await?;
+            let (plan, connect) = (&self.plan, &self.connector.connect);
+            let chosen = self.control.run(async |session| {
+                still_the_target(session, plan).await?;
+                choose(session, connect, plan).await.map_err(|error| error.with_kind(Kind::Failed))
+            });
+            match Box::pin(chosen).await {
+                Ok(routing) => self.routing = routing,
+                Err(again) if again.is_transient() => {
+                    error = again;
+                    continue;
+                }
+                Err(other) => return Err(other),
+            }
+            return self.begin_again().await;
+        }
+    }
+
     /// Standard input is read once.
     fn is_readable_again(&self) -> bool {
         self.plan.sources.iter().all(|source| source.place != Place::Stdin)
@@ -273,6 +308,9 @@ impl Prepared {
             return Err(Error::bug("blocks were lost by a load that had none to write"));
         };
         let run = self.control.run(async |session| begin_again(session, &run).await).await?;
+        if self.plan.target.citus.is_some() {
+            self.control.run(async |session| take_in_own(session, &run).await).await?;
+        }
         self.claim.run = Some(run);
         self.control.goes_on_as(run).await;
         for source in &mut self.claim.sources {
@@ -325,6 +363,14 @@ impl Prepared {
         });
         let flowing = Instant::now();
         self.control.stand_for(run).await;
+        if let Some(told) = &self.routing.told {
+            observer.say(told);
+        }
+        if let (Route::Shards, Some(distribution)) = (self.routing.route, &self.plan.target.citus) {
+            let outbox = Outbox::of(distribution);
+            let channels = &self.routing.channels;
+            self.control.run(async |session| outbox.let_commit(session, &run, channels).await).await?;
+        }
         let attempt = Attempt {
             plan: Arc::clone(&self.plan),
             run,
@@ -337,6 +383,7 @@ impl Prepared {
             // stream can't be read again.
             asynchronous: self.plan.target.citus.is_none() && self.is_readable_again(),
             connector: self.connector.clone(),
+            routing: Arc::clone(&self.routing),
         };
         let outcome = attempt.execute(budgets, &self.control).await;
         figures.load_time += flowing.elapsed();

@@ -25,6 +25,7 @@ pub mod preflight;
 mod prepare;
 mod reading;
 pub mod retry;
+pub mod routing;
 pub mod steady;
 pub mod stop;
 pub mod verdict;
@@ -37,7 +38,8 @@ use std::thread;
 use futures::future::{OptionFuture, try_join_all};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
-use tokio::sync::mpsc::channel;
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::task::JoinHandle;
 
 use self::control::Control;
 use self::counters::Counters;
@@ -45,18 +47,18 @@ use self::feed::{Extents, FeedSource, Feeder, UnderWay};
 use self::ids::IdPool;
 use self::lane::LaneContext;
 use self::plan::LoadPlan;
+use self::routing::way_to;
 use self::steady::{Connector, Steady};
 use self::stop::Stop;
 use self::verdict::RejectLimit;
-use self::writing::{BlockWriter, write_rejects};
+use self::writing::{BlockWriter, Rejected, write_rejects};
 use crate::error::{Context, Error, Result};
 use crate::ledger::blocks::Run;
 use crate::ledger::coverage::Coverage;
-use crate::ledger::rejects::RejectSlice;
 use crate::memory::Budget;
-use crate::partition::{HeldBlock, OpenBlocks, Partitioner, Partitions};
+use crate::partition::{HeldBlock, OpenBlocks, Partitioner};
 use crate::postgres::watch::Watched;
-use crate::route::Endpoint;
+use crate::route::{Endpoint, Routing};
 
 /// Slices of rejects on their way to the ledger; a slice is at most a batch.
 const REJECT_QUEUE: usize = 16;
@@ -92,6 +94,8 @@ pub struct Attempt {
     pub asynchronous: bool,
     /// How its sessions are opened.
     pub connector: Connector,
+    /// The ways of its blocks.
+    pub routing: Arc<Routing>,
 }
 
 impl Attempt {
@@ -109,20 +113,13 @@ impl Attempt {
     async fn execute(self, budgets: Budgets, control: &Control) -> Result<()> {
         let stop = Arc::clone(&self.connector.stop);
         let source_ids: Arc<[i64]> = self.sources.iter().map(|source| source.source_id).collect();
+        let (reject_sender, reject_receiver) = channel::<Rejected>(REJECT_QUEUE);
         let Sessions { watched, writers, ids, rejects, units } =
-            Box::pin(self.open_sessions(&source_ids)).await?;
+            Box::pin(self.open_sessions(&source_ids, &reject_sender)).await?;
         let (ids, filling) = ids.unzip();
 
-        let (block_sender, block_receiver) = channel::<HeldBlock>(2 * writers.len());
-        let (reject_sender, reject_receiver) = channel::<RejectSlice>(REJECT_QUEUE);
-        let block_receiver = Arc::new(Mutex::new(block_receiver));
-        let mut tasks = Vec::with_capacity(writers.len());
-        for writer in writers {
-            tasks.push(tokio::spawn(writer.run(Arc::clone(&block_receiver))));
-        }
+        let (blocks, tasks) = self.spawn_writers(writers);
         let rejects = write_rejects(rejects, self.run, source_ids, reject_receiver, Arc::clone(&stop));
-        // Only writers hold the receiver now: when the last has gone, lanes notice.
-        drop(block_receiver);
 
         let (work_sender, work) = crossbeam_channel::bounded(self.plan.settings.lanes);
         let feeder = Feeder {
@@ -141,10 +138,11 @@ impl Attempt {
             under_way: UnderWay::default(),
             runtime: Handle::current(),
         };
-        let open = Arc::new(OpenBlocks::new(self.plan.partitions(), self.plan.block_bytes()));
+        let block_bytes = self.plan.block_bytes(self.routing.places());
+        let open = Arc::new(OpenBlocks::new(self.routing.places(), block_bytes));
         let context = Arc::new(LaneContext {
             partitioner: Partitioner {
-                partitions: Partitions::even(self.plan.partitions()),
+                partitions: self.routing.partitions.clone(),
                 fields: self.plan.fields.clone(),
                 half: self.plan.half,
             },
@@ -152,7 +150,9 @@ impl Attempt {
             coverage: self.coverage,
             work,
             open: Arc::clone(&open),
-            blocks: block_sender.clone(),
+            blocks: blocks.clone(),
+            piece_bytes: block_bytes / 2,
+            routing: Arc::clone(&self.routing),
             rejects: reject_sender,
             ids,
             lane_memory: budgets.lanes,
@@ -172,11 +172,11 @@ impl Attempt {
             // What the lanes left in open blocks goes last.
             while !stop.is_stopping() {
                 let Some(block) = open.take_fullest() else { break };
-                if block_sender.send(block).await.is_err() {
+                if blocks.of(block.place).send(block).await.is_err() {
                     break;
                 }
             }
-            drop(block_sender);
+            drop(blocks);
             drop(open);
             for task in tasks {
                 if let Err(panic) = task.await {
@@ -195,52 +195,95 @@ impl Attempt {
         }
     }
 
+    /// Starts the writers, and makes their queues, one for each endpoint.
+    fn spawn_writers(&self, writers: Vec<(usize, BlockWriter)>) -> (BlockQueues, Vec<JoinHandle<()>>) {
+        let mut senders = Vec::with_capacity(self.routing.endpoints.len());
+        let mut tasks = Vec::with_capacity(writers.len());
+        let mut writers = writers;
+        for endpoint in 0..self.routing.endpoints.len() {
+            let (here, others): (Vec<_>, _) = writers.into_iter().partition(|(of, _)| *of == endpoint);
+            writers = others;
+            let (sender, receiver) = channel::<HeldBlock>(2 * here.len().max(1));
+            // Only writers hold the receiver: when the last has gone, lanes notice.
+            let receiver = Arc::new(Mutex::new(receiver));
+            tasks.extend(here.into_iter().map(|(_, writer)| tokio::spawn(writer.run(Arc::clone(&receiver)))));
+            senders.push(sender);
+        }
+        (BlockQueues { senders, routing: Arc::clone(&self.routing) }, tasks)
+    }
+
+    /// An endpoint for each writer, and how it is connected to.
+    fn writer_places(&self) -> impl Iterator<Item = (usize, Arc<Endpoint>, Connector)> {
+        let each = self.plan.settings.writers.div_ceil(self.routing.endpoints.len());
+        self.routing.endpoints.iter().enumerate().flat_map(move |(index, endpoint)| {
+            let endpoint = Arc::new(endpoint.clone());
+            let connect = match &endpoint.node {
+                Some(node) => way_to(&self.connector.connect, node),
+                None => self.connector.connect.clone(),
+            };
+            (0..each).map(move |_| {
+                let connector = Connector { connect: connect.clone(), ..self.connector.clone() };
+                (index, Arc::clone(&endpoint), connector)
+            })
+        })
+    }
+
     /// Opens all sessions: nothing is read before there is somewhere for it to go. A server takes its time to start
     /// one, so they are all started at once.
     async fn open_sessions(
         &self,
         source_ids: &Arc<[i64]>,
+        rejects_queue: &Sender<Rejected>,
     ) -> Result<Sessions<impl Future<Output = ()> + use<>>> {
-        let (endpoint, _) = Endpoint::of(&self.plan.target, &self.plan.copy_columns);
         let mut watched = Vec::new();
-        let mut watch = |name: String| {
-            let entry = Watched::new(name);
+        let mut watch = |entry: Arc<Watched>| {
             watched.push(Arc::clone(&entry));
             entry
         };
         let numbers = Arc::<AtomicI32>::default();
-        let writers = try_join_all((1..=self.plan.settings.writers).map(|number| {
-            let mut writer = BlockWriter {
-                connector: self.connector.clone(),
-                endpoint: endpoint.clone(),
-                run: self.run,
-                source_ids: Arc::clone(source_ids),
-                asynchronous: self.asynchronous,
-                watched: watch(format!("writer {number}")),
-                numbers: Arc::clone(&numbers),
-                plan: Arc::clone(&self.plan),
-                limit: Arc::clone(&self.limit),
-                counters: Arc::clone(&self.counters),
-                writer: None,
-                unsettled: None,
-            };
-            async { writer.open().await.map(|()| writer) }
-        }));
+        let places: Vec<(usize, Arc<Endpoint>, Connector)> = self.writer_places().collect();
+        let writers =
+            try_join_all((1..).zip(places).map(|(number, (endpoint_index, endpoint, connector))| {
+                let watched = match &endpoint.node {
+                    None => watch(Watched::new(format!("writer {number}"))),
+                    Some(node) => watch(Watched::elsewhere(
+                        format!("writer {number} on {node}"),
+                        connector.connect.clone(),
+                    )),
+                };
+                let rejects = endpoint.node.is_some().then(|| rejects_queue.clone());
+                let mut writer = BlockWriter {
+                    connector,
+                    endpoint,
+                    run: self.run,
+                    source_ids: Arc::clone(source_ids),
+                    asynchronous: self.asynchronous,
+                    watched,
+                    numbers: Arc::clone(&numbers),
+                    plan: Arc::clone(&self.plan),
+                    limit: Arc::clone(&self.limit),
+                    counters: Arc::clone(&self.counters),
+                    writer: None,
+                    unsettled: None,
+                    rejects,
+                };
+                async move { writer.open().await.map(|()| (endpoint_index, writer)) }
+            }));
         let steady = |watched: Arc<Watched>| Steady::open(self.connector.clone(), watched, "");
         let ids = OptionFuture::from(self.plan.ids.as_ref().map(|ids| {
-            let opening = steady(watch("ids".into()));
+            let opening = steady(watch(Watched::new("ids")));
             let rows = self.plan.rows().unwrap_or(u64::MAX);
             async move {
                 let session = opening.await?;
                 Ok::<_, Error>(IdPool::new(session, ids.sequence.clone(), ids.width, rows))
             }
         }));
-        let rejects = steady(watch("rejects".into()));
+        let rejects = steady(watch(Watched::new("rejects")));
         let has_units = self.plan.sources.iter().any(|source| source.extent().is_none());
         // A unit comes before its rows in the server's log, so it is there if they are; small files have one each.
         let lazily = if self.asynchronous { "set synchronous_commit = off" } else { "" };
         let units = OptionFuture::from(
-            has_units.then(|| Steady::open(self.connector.clone(), watch("units".into()), lazily)),
+            has_units.then(|| Steady::open(self.connector.clone(), watch(Watched::new("units")), lazily)),
         );
         let (writers, ids, rejects, units) =
             tokio::try_join!(writers, async { ids.await.transpose() }, rejects, async {
@@ -250,11 +293,26 @@ impl Attempt {
     }
 }
 
+/// Sealed blocks on their way to the writers, one queue for each endpoint.
+#[derive(Debug, Clone)]
+pub struct BlockQueues {
+    senders: Vec<Sender<HeldBlock>>,
+    routing: Arc<Routing>,
+}
+
+impl BlockQueues {
+    /// The queue for the blocks of a place.
+    pub fn of(&self, place: usize) -> &Sender<HeldBlock> {
+        &self.senders[self.routing.endpoint_of[place]]
+    }
+}
+
 /// The sessions of an attempt.
 struct Sessions<Filling> {
     /// All of them.
     watched: Vec<Arc<Watched>>,
-    writers: Vec<BlockWriter>,
+    /// Each with its endpoint.
+    writers: Vec<(usize, BlockWriter)>,
     ids: Option<(Arc<IdPool>, Filling)>,
     rejects: Steady,
     /// Where a source is text.

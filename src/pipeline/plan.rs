@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::routing::RouteChoice;
 use super::verdict::MaxRejects;
 use crate::batch::Batcher;
 use crate::ledger::settle::Extent;
@@ -77,6 +78,8 @@ pub struct LoadSettings {
     pub max_rejects: MaxRejects,
     /// Only the first so many rows.
     pub limit: Option<u64>,
+    /// `--route`.
+    pub route: RouteChoice,
     /// How long to try again without success.
     pub retry_for: Duration,
     /// Whether to try as long at the very start, with a server that was not reached yet.
@@ -199,11 +202,6 @@ impl LoadPlan {
         self.batch_rows(row_bytes) * (self.dim * 16 + row_bytes * 2) + BATCH_BYTES
     }
 
-    /// Encoded rows for which memory is asked for at once.
-    pub fn piece_bytes(&self) -> usize {
-        self.block_bytes() / 2
-    }
-
     /// Memory for pages and batches, of all lanes together; tables of synthetic sources have their part of it.
     pub fn lane_memory(&self) -> usize {
         let tables = |source: &PlannedSource| match &source.reading {
@@ -231,14 +229,15 @@ impl LoadPlan {
         self.settings.memory - self.settings.memory / 2
     }
 
-    /// Partitions of the hash range.
+    /// Partitions of the hash range, where no map of shards has them.
     pub fn partitions(&self) -> usize {
         if self.target.channel_column().is_some() { PARTITIONS } else { 1 }
     }
 
-    /// Size at which a block is sealed: all open blocks, two per writer and one batch per lane fit.
-    pub fn block_bytes(&self) -> usize {
-        let blocks = self.partitions() + 2 * self.settings.writers + self.settings.lanes;
+    /// Size at which a block is sealed, where so many are open at a time: all of them, two per writer and one batch per
+    /// lane fit.
+    pub fn block_bytes(&self, places: usize) -> usize {
+        let blocks = places + 2 * self.settings.writers + self.settings.lanes;
         (self.block_memory() / blocks).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES)
     }
 

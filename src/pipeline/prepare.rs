@@ -9,6 +9,7 @@ use super::observer::Observer;
 use super::opened::OpenedSource;
 use super::plan::{IndexPolicy, LoadPlan};
 use super::preflight;
+use super::routing::choose;
 use super::steady::Connector;
 use crate::error::{Error, Kind, Result};
 use crate::ledger;
@@ -128,6 +129,7 @@ async fn prepare(
         IndexPolicy::Defer if !plan.target.is_empty => REBUILD,
         other => other.name(),
     };
+    let routing = choose(&control, connect, &plan).await?;
     // Until the claim is committed nothing is written.
     let claimed = claim(&mut control, &plan.target, &claim_request(&plan, request, index_plan)).await;
     let claimed = claimed.map_err(|error| match error.kind() {
@@ -152,6 +154,7 @@ async fn prepare(
     let extents = known.map(|extent| extent.map_or_else(OnceLock::new, OnceLock::from)).collect();
     let connector = Connector { label: format!("vecload load {}", claimed.load_id), ..connector.clone() };
     Ok(Prepared {
+        routing,
         control: Control::new(connector.clone(), control, claimed.run).await?,
         connector,
         first_run: claimed.run.map_or(1, |run| run.run),

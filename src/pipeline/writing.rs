@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex as QueueMutex;
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::oneshot;
+use tokio_postgres::Client;
 
 use super::counters::Counters;
 use super::plan::LoadPlan;
@@ -14,9 +16,8 @@ use super::steady::{Connector, Steady, given_up, silent};
 use super::stop::Stop;
 use super::verdict::RejectLimit;
 use crate::batch::reject::{Reason, Reject, excerpt};
-use crate::copy::CopyBlock;
 use crate::error::{Error, Result};
-use crate::ledger::blocks::{BlockLedger, Run, is_recorded};
+use crate::ledger::blocks::{Run, is_recorded};
 use crate::ledger::prepared;
 use crate::ledger::rejects::{self, RefusedRow, RejectSlice, record_last};
 use crate::partition::HeldBlock;
@@ -44,7 +45,7 @@ pub struct BlockWriter {
     /// How sessions are opened.
     pub connector: Connector,
     /// Where blocks go.
-    pub endpoint: Endpoint,
+    pub endpoint: Arc<Endpoint>,
     /// What they are recorded under.
     pub run: Run,
     /// Ledger ids of the plan's sources.
@@ -63,8 +64,11 @@ pub struct BlockWriter {
     pub counters: Arc<Counters>,
     /// The session, while there is one.
     pub writer: Option<Writer>,
-    /// The backend of the session before, and the block whose COMMIT it was sent: to be settled before anything else.
-    pub unsettled: Option<(Backend, Option<i32>)>,
+    /// The backend of the session before, and the block whose COMMIT it was sent, with its place: to be settled before
+    /// anything else.
+    pub unsettled: Option<(Backend, Option<(i32, usize)>)>,
+    /// To who records rejects, where a block's own transaction can't hold them.
+    pub rejects: Option<Sender<Rejected>>,
 }
 
 impl BlockWriter {
@@ -127,7 +131,7 @@ impl BlockWriter {
             let tried = match opened {
                 // The commit that was not answered has taken place.
                 Ok(true) => return Ok(()),
-                Ok(false) => self.write_once(&held.block, &refused).await,
+                Ok(false) => self.write_once(held, &refused).await,
                 Err(error) => Err(error.into()),
             };
             let failure = match tried {
@@ -156,7 +160,7 @@ impl BlockWriter {
         held: &mut HeldBlock,
         refused: &mut Vec<RefusedRow>,
     ) -> Result<usize, WriteFailure> {
-        let found = self.find_refused(&held.block).await?;
+        let found = self.find_refused(held).await?;
         let mut removed = BTreeMap::new();
         let mut rows = Vec::with_capacity(found.len());
         for (tuple, server) in found {
@@ -183,38 +187,47 @@ impl BlockWriter {
             if let Err(error) = self.limit.note(0, count, told) {
                 // Kept too: it is what the user will look for.
                 let (run, source_ids) = (self.run, Arc::clone(&self.source_ids));
-                if let Some(writer) = &mut self.writer {
-                    record_last(writer.session_mut(), &run, &source_ids, &rows).await?;
+                match (&self.rejects, &mut self.writer) {
+                    (Some(rejects), _) => record_elsewhere(rejects, rows).await?,
+                    (None, Some(writer)) => {
+                        record_last(writer.session_mut(), &run, &source_ids, &rows).await?;
+                    }
+                    (None, None) => {}
                 }
                 return Err(error.into());
             }
         }
         held.remove(&removed);
-        refused.extend(rows);
+        match &self.rejects {
+            // A worker's transaction can't hold them. Before the block: a reject without it is right, a block without
+            // its rejects would have lost rows.
+            Some(rejects) => record_elsewhere(rejects, rows).await?,
+            None => refused.extend(rows),
+        }
         Ok(removed.len())
     }
 
     /// Writes a block once; afterwards the session is fit for use, or put aside to be settled.
-    async fn write_once(&mut self, block: &CopyBlock, refused: &[RefusedRow]) -> Result<(), WriteFailure> {
+    async fn write_once(&mut self, held: &HeldBlock, refused: &[RefusedRow]) -> Result<(), WriteFailure> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let writer = self.writer.as_mut().ok_or_else(no_session)?;
         let (canceller, watched) = (writer.canceller(), Arc::clone(&self.watched));
-        let work = writer.write(block, refused, number, &watched);
+        let work = writer.write(held, refused, number, &watched);
         let (is_silent, outcome) = guarded(&watched, &self.connector.stop, canceller, work).await;
         let Err(failure) = outcome else { return Ok(()) };
         // What the server says against a row, it says in rolling back.
         let is_unknown = writer.commit_was_sent() && failure.refusal.is_none();
         if is_silent || is_unknown || writer.is_lost() {
-            self.put_aside(is_unknown.then_some(number));
+            self.put_aside(is_unknown.then_some((number, held.place)));
         }
         Err(failure)
     }
 
     /// Finds refused rows of a block; afterwards the session is fit for use, or put aside.
-    async fn find_refused(&mut self, block: &CopyBlock) -> Result<Vec<RefusedTuple>, WriteFailure> {
+    async fn find_refused(&mut self, held: &HeldBlock) -> Result<Vec<RefusedTuple>, WriteFailure> {
         let writer = self.writer.as_mut().ok_or_else(no_session)?;
         let (canceller, watched) = (writer.canceller(), Arc::clone(&self.watched));
-        let work = writer.find_refused(block, REFUSED_MAX, &watched);
+        let work = writer.find_refused(held, REFUSED_MAX, &watched);
         let (is_silent, outcome) = guarded(&watched, &self.connector.stop, canceller, work).await;
         if is_silent || writer.is_lost() {
             self.put_aside(None);
@@ -223,7 +236,7 @@ impl BlockWriter {
     }
 
     /// The session is given up: its backend is to be ended, and the block whose COMMIT it was sent looked for.
-    fn put_aside(&mut self, unknown: Option<i32>) {
+    fn put_aside(&mut self, unknown: Option<(i32, usize)>) {
         self.unsettled = self.watched.backend().map(|backend| (backend, unknown));
         self.watched.set_backend(None);
         self.writer = None;
@@ -240,18 +253,20 @@ impl BlockWriter {
         if let Some((backend, number)) = &self.unsettled {
             // First the old backend: what it was sent, it may do even now.
             backend.end(&session).await?;
-            if self.plan.target.citus.is_some() {
-                prepared::settle(&session).await?;
+            // Into a shard a block goes by a commit of one node.
+            if self.plan.target.citus.is_some() && self.endpoint.node.is_none() {
+                prepared::settle::<Client>(&session).await?;
             }
-            if let Some(number) = number {
-                is_committed = is_recorded(&session, &self.run, *number).await?;
+            if let Some((number, place)) = number {
+                let table = &self.endpoint.tables[self.endpoint.table_of(*place)];
+                is_committed = is_recorded(&session, &self.run, *number, table).await?;
                 let fate = if is_committed { "took place" } else { "did not take place" };
                 tracing::info!("block {number}: its commit, which was not answered, {fate}");
             }
         }
-        let table = self.plan.target.name.sql();
-        let ledger = BlockLedger::prepare(&session, self.run, Arc::clone(&self.source_ids), table).await?;
-        self.writer = Some(Writer::prepare(session, self.endpoint.clone(), ledger, self.asynchronous).await?);
+        let (endpoint, source_ids) = (Arc::clone(&self.endpoint), Arc::clone(&self.source_ids));
+        let writer = Writer::prepare(session, endpoint, self.run, source_ids, self.asynchronous).await?;
+        self.writer = Some(writer);
         // Last: until there is a session to go on with, what was found is found again.
         self.unsettled = None;
         Ok(is_committed)
@@ -287,25 +302,63 @@ fn no_session() -> WriteFailure {
     Error::bug("a block is to be written without a session").into()
 }
 
+/// What is recorded of rejects, apart from blocks.
+#[derive(Debug)]
+pub enum Rejected {
+    /// All rejects of a row range.
+    Slice(RejectSlice),
+    /// Rows that a server refused; told when they are recorded.
+    Refused(Vec<RefusedRow>, oneshot::Sender<()>),
+}
+
+async fn record_elsewhere(rejects: &Sender<Rejected>, rows: Vec<RefusedRow>) -> Result<()> {
+    let (done, recorded) = oneshot::channel();
+    let stopping = || Error::failed("refused rows were not recorded: the load is stopping");
+    rejects.send(Rejected::Refused(rows, done)).await.map_err(|_closed| stopping())?;
+    recorded.await.map_err(|_dropped| stopping())
+}
+
 /// Records rejects until the lanes have gone, even when the load is stopping: a reject that was found is kept.
 pub async fn write_rejects(
     mut steady: Steady,
     run: Run,
     source_ids: Arc<[i64]>,
-    mut slices: Receiver<RejectSlice>,
+    mut rejects: Receiver<Rejected>,
     stop: Arc<Stop>,
 ) {
-    while let Some(first) = slices.recv().await {
-        let mut pending = vec![first];
-        while pending.iter().map(|slice| slice.rejects.len()).sum::<usize>() < REJECTS_PER_TRANSACTION {
-            let Ok(slice) = slices.try_recv() else { break };
-            pending.push(slice);
+    while let Some(first) = rejects.recv().await {
+        let (mut pending, mut refused, mut told) = (Vec::new(), Vec::new(), Vec::new());
+        let mut next = Some(first);
+        let mut count = 0;
+        while let Some(rejected) = next {
+            match rejected {
+                Rejected::Slice(slice) => {
+                    count += slice.rejects.len();
+                    pending.push(slice);
+                }
+                Rejected::Refused(rows, done) => {
+                    count += rows.len();
+                    refused.extend(rows);
+                    told.push(done);
+                }
+            }
+            next = (count < REJECTS_PER_TRANSACTION).then(|| rejects.try_recv().ok()).flatten();
         }
-        let recorded =
-            steady.run(async |session| rejects::record(session, &run, &source_ids, &pending).await).await;
-        if let Err(error) = recorded {
-            stop.because(error);
-            break;
+        let recorded = steady.run(async |session| {
+            rejects::record(session, &run, &source_ids, &pending).await?;
+            record_last(session, &run, &source_ids, &refused).await
+        });
+        match recorded.await {
+            // Who does not wait any more has no use for it.
+            Ok(()) => {
+                for done in told {
+                    let (Ok(()) | Err(())) = done.send(());
+                }
+            }
+            Err(error) => {
+                stop.because(error);
+                break;
+            }
         }
     }
     steady.close().await;

@@ -78,6 +78,8 @@ pub struct Distribution {
     pub column: String,
     /// Number of shards.
     pub shards: i64,
+    /// The group of tables whose shards of one range lie on one node.
+    pub colocation: i32,
 }
 
 /// A column of the target.
@@ -263,12 +265,17 @@ async fn distribution(client: &Client, oid: u32) -> Result<Option<Distribution>,
     let row = client
         .query_opt(
             "select column_to_column_name(logicalrelid, partkey) as column,
-                    (select count(*) from pg_dist_shard s where s.logicalrelid = p.logicalrelid) as shards
+                    (select count(*) from pg_dist_shard s where s.logicalrelid = p.logicalrelid) as shards,
+                    colocationid::integer as colocation
              from pg_dist_partition p where logicalrelid = $1::oid and partmethod = 'h'",
             &[&oid],
         )
         .await?;
-    Ok(row.map(|row| Distribution { column: row.get("column"), shards: row.get("shards") }))
+    Ok(row.map(|row| Distribution {
+        column: row.get("column"),
+        shards: row.get("shards"),
+        colocation: row.get("colocation"),
+    }))
 }
 
 fn column_of(row: &Row) -> TargetColumn {

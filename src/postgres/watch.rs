@@ -7,11 +7,17 @@ use tokio::sync::Notify;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{Session, pg_error};
+use super::{ConnectSettings, Session, SessionOptions, pg_error};
 use crate::error::{Error, Result};
 
 /// A backend that is ended goes within moments, or when what it waits for comes.
 const END_MAX: Duration = Duration::from_secs(10);
+
+/// Looks in a row that a server may leave unanswered.
+pub const UNANSWERED_MAX: u32 = 3;
+
+/// A look is given up after so long.
+pub const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// A backend: its process number can be given out again, its start can't.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +68,8 @@ impl Backend {
 pub struct Watched {
     /// Name in messages.
     pub name: String,
+    /// The way to its server, if that is another one than the load's.
+    pub elsewhere: Option<ConnectSettings>,
     state: Mutex<State>,
     lost: Notify,
 }
@@ -73,12 +81,20 @@ struct State {
     working_since: Option<Instant>,
     /// As it was seen waiting for us while we wait for it.
     seen_waiting: Option<Life>,
+    /// Looks in a row that its server has left unanswered.
+    unanswered: u32,
 }
 
 impl Watched {
     /// A session that isn't open yet.
     pub fn new(name: impl Into<String>) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), state: Mutex::default(), lost: Notify::new() })
+        Arc::new(Self { name: name.into(), elsewhere: None, state: Mutex::default(), lost: Notify::new() })
+    }
+
+    /// A session on another server.
+    pub fn elsewhere(name: impl Into<String>, way: ConnectSettings) -> Arc<Self> {
+        let elsewhere = Some(way);
+        Arc::new(Self { name: name.into(), elsewhere, state: Mutex::default(), lost: Notify::new() })
     }
 
     /// The session is open, on this backend; or it isn't.
@@ -124,10 +140,25 @@ impl Watched {
         if state.backend.as_ref() != Some(backend) || state.working_since.is_none() {
             return false;
         }
+        state.unanswered = 0;
         let (is_lost, seen_waiting) = seen.is_loss(state.seen_waiting.take());
         state.seen_waiting = seen_waiting;
         if is_lost {
             // Who does not wait now has no use for it.
+            self.lost.notify_waiters();
+        }
+        is_lost
+    }
+
+    /// The server could not be asked what the backend does. After some such looks in a row the session is lost.
+    pub fn is_unanswered(&self, backend: &Backend) -> bool {
+        let mut state = self.lock();
+        if state.backend.as_ref() != Some(backend) || state.working_since.is_none() {
+            return false;
+        }
+        state.unanswered += 1;
+        let is_lost = state.unanswered >= UNANSWERED_MAX;
+        if is_lost {
             self.lost.notify_waiters();
         }
         is_lost
@@ -167,6 +198,18 @@ impl Seen {
             Self::WaitsForUs(life) => (before.is_some_and(|before| before == life), Some(life)),
         }
     }
+}
+
+/// Looks at backends over a session opened for it; `None` if the server can't be asked.
+pub async fn look_over(connect: &ConnectSettings, backends: &[Backend]) -> Option<Vec<Seen>> {
+    let options = SessionOptions { application_name: Some("vecload look".into()), transaction_timeout: None };
+    let looked = async {
+        let session = connect.connect(&options).await?;
+        let seen = look(&session, backends).await;
+        session.close().await;
+        seen
+    };
+    tokio::time::timeout(LOOK_MAX, looked).await.ok()?.ok()
 }
 
 /// Looks at backends from another session.

@@ -1,22 +1,13 @@
-//! Endpoints: where a block goes. Plain PostgreSQL is one endpoint, and so is a Citus coordinator.
+//! Endpoints: where a block goes. Plain PostgreSQL is one endpoint, a Citus coordinator is one, and so is each worker
+//! whose shard tables are written directly.
 
+pub mod shards;
+
+use crate::partition::Partitions;
 use crate::postgres::catalog::Target;
-use crate::postgres::quote_ident;
+use crate::postgres::{QualifiedName, quote_ident};
 
-/// A table that blocks are copied into, over connections of one kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The COPY statement.
-    pub copy_sql: String,
-    /// Whether deferred constraints have to be checked before the ledger row is written.
-    pub has_deferrable: bool,
-    /// Name in messages.
-    pub table: String,
-    /// Whether rows go on to other nodes, whose errors lose their codes on the way.
-    pub is_distributed: bool,
-    /// Name without its schema, as the server's contexts have it.
-    pub relation: String,
-}
+use self::shards::{Node, Shard, ShardMap};
 
 /// Which way blocks take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -26,24 +17,182 @@ pub enum Route {
     Direct,
     /// Into a distributed table, through the node vecload is connected to.
     Coordinator,
+    /// Into the tables of a distributed table's shards, on the workers that hold them.
+    Shards,
+}
+
+/// A table that blocks are copied into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyTable {
+    /// The COPY statement.
+    pub copy_sql: String,
+    /// Whether deferred constraints have to be checked before the ledger row is written.
+    pub has_deferrable: bool,
+    /// The target's name, for messages; of a shard with its number.
+    pub table: String,
+    /// The target's name in SQL.
+    pub target: String,
+    /// Whether rows go on to other nodes, whose errors lose their codes on the way.
+    pub is_distributed: bool,
+    /// Name without its schema, as the server's contexts have it.
+    pub relation: String,
+    /// What is to be kept in a transaction that writes a shard.
+    pub shard: Option<ShardTable>,
+}
+
+/// What a transaction that writes into a shard's table takes care of: Citus does not know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardTable {
+    /// The shard.
+    pub shard: Shard,
+    /// A channel of it, under which the ledger's rows are kept.
+    pub channel: i64,
+    /// What keeps the shard where it is until the end of the transaction.
+    pub guard: Guard,
+    /// The table of the ledger's rows on the same node.
+    pub blocks: String,
+    /// The table of the fences on the same node.
+    pub fences: String,
+    /// The storage of the target on the node vecload is connected to: its TRUNCATE shows there.
+    pub relfilenode: u32,
+}
+
+/// What excludes moves and splits of a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Guard {
+    /// The lock that movers take, which only the table's owner may ask for.
+    Lock,
+    /// A COPY of no row into the distributed table, which takes it on the way.
+    EmptyCopy(String),
+}
+
+/// Tables on one node, written over connections to it.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// The node; none where vecload is connected to it anyway.
+    pub node: Option<Node>,
+    /// One for all blocks, or one for each place.
+    pub tables: Vec<CopyTable>,
+    /// Settings of its sessions.
+    pub settings: String,
 }
 
 impl Endpoint {
-    /// The endpoint of a table by its own name, and the route that this is.
-    pub fn of(target: &Target, columns: &[String]) -> (Self, Route) {
-        let columns: Vec<String> = columns.iter().map(|column| quote_ident(column)).collect();
-        let endpoint = Self {
-            copy_sql: format!(
-                "copy {} ({}) from stdin with (format binary)",
-                target.name.sql(),
-                columns.join(", ")
-            ),
+    /// Index of the table that a block of this place goes into.
+    pub fn table_of(&self, place: usize) -> usize {
+        if self.tables.len() == 1 { 0 } else { place }
+    }
+}
+
+/// The ways that blocks take in one attempt.
+#[derive(Debug, Clone)]
+pub struct Routing {
+    /// Their name.
+    pub route: Route,
+    /// Hash ranges: rows of one lie in one segment.
+    pub partitions: Partitions,
+    /// The place of each partition: segments of one place lie in one block.
+    pub place_of: Vec<usize>,
+    /// The endpoint of each place.
+    pub endpoint_of: Vec<usize>,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
+    /// The shards that are written directly, with a channel of each.
+    pub channels: Vec<i64>,
+    /// Why these, for the user.
+    pub told: Option<String>,
+}
+
+impl Routing {
+    /// Into the table by its own name. Where Citus distributes it, a block holds rows of one node.
+    pub fn by_name(target: &Target, columns: &[String], map: Option<&ShardMap>, even: Partitions) -> Self {
+        let table = CopyTable {
+            copy_sql: copy_sql(&target.name, columns),
             has_deferrable: target.has_deferrable,
             table: target.name.to_string(),
+            target: target.name.sql(),
             is_distributed: target.citus.is_some(),
             relation: target.name.name.clone(),
+            shard: None,
         };
-        let route = if target.citus.is_some() { Route::Coordinator } else { Route::Direct };
-        (endpoint, route)
+        let endpoint = Endpoint { node: None, tables: vec![table], settings: String::new() };
+        let of_map = map.and_then(|map| Some((map, map.partitions().ok()?)));
+        let (partitions, place_of) = match of_map {
+            Some((map, partitions)) => (partitions, map.shards.iter().map(|shard| shard.node).collect()),
+            None => {
+                let places: Vec<usize> = (0..even.count()).collect();
+                (even, places)
+            }
+        };
+        let places = place_of.iter().max().map_or(1, |last: &usize| last + 1);
+        Self {
+            route: if target.citus.is_some() { Route::Coordinator } else { Route::Direct },
+            partitions,
+            place_of,
+            endpoint_of: vec![0; places],
+            endpoints: vec![endpoint],
+            channels: Vec::new(),
+            told: None,
+        }
     }
+
+    /// Into the tables of the shards. `books` gives the names of the ledger's tables on a shard's node, by the shard's
+    /// index.
+    pub fn by_shard(
+        target: &Target,
+        columns: &[String],
+        map: &ShardMap,
+        channels: Vec<i64>,
+        books: impl Fn(usize) -> (String, String),
+    ) -> Option<Self> {
+        let guard = || match target.indexes_can_change {
+            true => Guard::Lock,
+            false => Guard::EmptyCopy(copy_sql(&target.name, columns)),
+        };
+        let tables = map.shards.iter().zip(&channels).enumerate().map(|(index, (shard, channel))| {
+            let name = QualifiedName::new(target.name.schema.as_deref(), &shard.table);
+            let (blocks, fences) = books(index);
+            CopyTable {
+                copy_sql: copy_sql(&name, columns),
+                has_deferrable: target.has_deferrable,
+                table: format!("shard {} of {}", shard.id, target.name),
+                target: target.name.sql(),
+                is_distributed: false,
+                relation: name.name,
+                shard: Some(ShardTable {
+                    shard: shard.clone(),
+                    channel: *channel,
+                    guard: guard(),
+                    blocks,
+                    fences,
+                    relfilenode: target.relfilenode,
+                }),
+            }
+        });
+        let tables: Vec<CopyTable> = tables.collect();
+        let endpoint = |node: &Node| Endpoint {
+            node: Some(node.clone()),
+            tables: tables.clone(),
+            settings: String::new(),
+        };
+        Some(Self {
+            route: Route::Shards,
+            partitions: map.partitions().ok()?,
+            place_of: (0..map.shards.len()).collect(),
+            endpoint_of: map.shards.iter().map(|shard| shard.node).collect(),
+            endpoints: map.nodes.iter().map(endpoint).collect(),
+            channels,
+            told: None,
+        })
+    }
+
+    /// How many blocks are open at a time.
+    pub fn places(&self) -> usize {
+        self.endpoint_of.len()
+    }
+}
+
+fn copy_sql(table: &QualifiedName, columns: &[String]) -> String {
+    let columns: Vec<String> = columns.iter().map(|column| quote_ident(column)).collect();
+    format!("copy {} ({}) from stdin with (format binary)", table.sql(), columns.join(", "))
 }

@@ -9,8 +9,9 @@ use bytes::{Bytes, BytesMut};
 use tokio_postgres::error::SqlState;
 
 use super::{WriteFailure, Writer};
-use crate::copy::{CopyBlock, HEADER, TRAILER};
+use crate::copy::{HEADER, TRAILER};
 use crate::error::Error;
+use crate::partition::HeldBlock;
 use crate::postgres::ServerError;
 use crate::postgres::watch::Watched;
 
@@ -25,11 +26,12 @@ impl Writer {
     /// Finds the tuples of a block that the server refuses, at most `most` of them.
     pub async fn find_refused(
         &mut self,
-        block: &CopyBlock,
+        held: &HeldBlock,
         most: usize,
         watched: &Watched,
     ) -> Result<Vec<RefusedTuple>, WriteFailure> {
-        let tuples = block.tuples();
+        self.turn_to(self.endpoint.table_of(held.place)).await?;
+        let tuples = held.block.tuples();
         let found = self.search(&tuples, most, watched).await;
         if let Err(rollback) = self.session.batch_execute("rollback").await {
             tracing::debug!("rollback after the search for refused rows: {rollback}");
@@ -50,7 +52,7 @@ impl Writer {
             // Everything before `good` is in, or refused.
             let rest = &tuples[good..];
             let Some(refusal) = self.try_rows(rest, watched).await? else { break };
-            let named = refusal.copy_line(&self.endpoint.relation).filter(|line| *line <= rest.len());
+            let named = refusal.copy_line(&self.table().relation).filter(|line| *line <= rest.len());
             self.execute("savepoint vecload_round").await?;
             let guilty = match named {
                 Some(line) if self.goes_in_before(rest, line, watched).await? => line,
@@ -104,8 +106,8 @@ impl Writer {
         }
         self.execute("savepoint vecload_rows").await?;
         watched.beat();
-        let outcome = match self.copy(messages(rows), watched).await {
-            Ok(copied) if copied as usize == rows.len() => match self.endpoint.has_deferrable {
+        let outcome = match self.copy(&self.prepared()?.copy, messages(rows), watched).await {
+            Ok(copied) if copied as usize == rows.len() => match self.table().has_deferrable {
                 true => self.execute("set constraints all immediate").await,
                 false => Ok(()),
             },
@@ -141,7 +143,7 @@ impl Writer {
         };
         Error::failed(format!(
             "COPY into {}: {constraint} refuses {} of {rows} rows of a block, the last with: {}",
-            self.endpoint.table,
+            self.table().table,
             refused.len(),
             last.summary()
         ))

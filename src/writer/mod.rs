@@ -4,23 +4,27 @@
 
 mod isolate;
 
+use std::collections::HashMap;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::SinkExt;
 use tokio_postgres::Statement;
+use tokio_postgres::error::SqlState;
 
 pub use self::isolate::RefusedTuple;
 use crate::copy::{CopyBlock, HEADER, TRAILER};
 use crate::error::{Error, Result};
-use crate::ledger::blocks::BlockLedger;
+use crate::ledger::blocks::{BlockLedger, Run, of_shard};
 use crate::ledger::rejects::RefusedRow;
+use crate::partition::HeldBlock;
 use crate::postgres::sqlstate::{Reaction, reaction};
 use crate::postgres::watch::Watched;
 use crate::postgres::{Canceller, ServerError, Session};
-use crate::route::Endpoint;
+use crate::route::{CopyTable, Endpoint, Guard, ShardTable};
 
 /// Bytes per CopyData message. tokio-postgres copies each into a buffer that stays as large as the largest;
 /// below 64 KiB system calls begin to cost.
@@ -33,11 +37,23 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Writes blocks to one endpoint.
 pub struct Writer {
     session: Session,
-    copy: Statement,
-    endpoint: Endpoint,
-    ledger: BlockLedger,
+    endpoint: Arc<Endpoint>,
+    run: Run,
+    source_ids: Arc<[i64]>,
+    /// What is prepared for each table that blocks have gone into.
+    prepared: HashMap<usize, PreparedTable>,
+    /// The table of the block in hand.
+    current: usize,
     /// COMMIT was sent for the block in hand.
     commit_sent: AtomicBool,
+}
+
+/// Statements for the blocks of one table.
+struct PreparedTable {
+    copy: Statement,
+    /// A COPY of no row that keeps the shard where it is.
+    guard: Option<Statement>,
+    ledger: BlockLedger,
 }
 
 /// A block that was not acknowledged.
@@ -60,8 +76,9 @@ impl Writer {
     /// become durable.
     pub async fn prepare(
         session: Session,
-        endpoint: Endpoint,
-        ledger: BlockLedger,
+        endpoint: Arc<Endpoint>,
+        run: Run,
+        source_ids: Arc<[i64]>,
         asynchronous: bool,
     ) -> Result<Self> {
         // A role or database may have switched durable commits off; what is reported as loaded must survive a crash.
@@ -72,14 +89,44 @@ impl Writer {
                 where current_setting('synchronous_commit') = 'off'"
             }
         };
-        session
-            .query(commits, &[])
-            .await
-            .map_err(|error| session.error("set up a writer's session", error))?;
-        let copy = session.prepare(&endpoint.copy_sql).await;
-        let copy =
-            copy.map_err(|error| session.error(format!("prepare COPY into {}", endpoint.table), error))?;
-        Ok(Self { session, copy, endpoint, ledger, commit_sent: AtomicBool::new(false) })
+        let failed = |error| session.error("set up a writer's session", error);
+        session.query(commits, &[]).await.map_err(failed)?;
+        session.batch_execute(&endpoint.settings).await.map_err(failed)?;
+        let prepared = HashMap::new();
+        let commit_sent = AtomicBool::new(false);
+        let mut writer = Self { session, endpoint, run, source_ids, prepared, current: 0, commit_sent };
+        // A right that is missing shows before anything is read.
+        if writer.endpoint.tables.len() == 1 {
+            writer.turn_to(0).await?;
+        }
+        Ok(writer)
+    }
+
+    /// Readies the statements for a table.
+    async fn turn_to(&mut self, index: usize) -> Result<()> {
+        self.current = index;
+        if self.prepared.contains_key(&index) {
+            return Ok(());
+        }
+        let table = &self.endpoint.tables[index];
+        let failed = |error| of_shard(table, format!("prepare COPY into {}", table.table), error);
+        let copy = self.session.prepare(&table.copy_sql).await.map_err(failed)?;
+        let guard = match table.shard.as_ref().map(|shard| &shard.guard) {
+            Some(Guard::EmptyCopy(sql)) => Some(self.session.prepare(sql).await.map_err(failed)?),
+            _ => None,
+        };
+        let ledger =
+            BlockLedger::prepare(&self.session, self.run, Arc::clone(&self.source_ids), table).await?;
+        self.prepared.insert(index, PreparedTable { copy, guard, ledger });
+        Ok(())
+    }
+
+    fn table(&self) -> &CopyTable {
+        &self.endpoint.tables[self.current]
+    }
+
+    fn prepared(&self) -> Result<&PreparedTable> {
+        self.prepared.get(&self.current).ok_or_else(|| Error::bug("a table that nothing is prepared for"))
     }
 
     /// Copies and records one block under a number of its own in one transaction, with the rows that were taken out
@@ -89,12 +136,15 @@ impl Writer {
     /// [`commit_was_sent`](Self::commit_was_sent): then only the ledger knows.
     pub async fn write(
         &mut self,
-        block: &CopyBlock,
+        held: &HeldBlock,
         rejects: &[RefusedRow],
         number: i32,
         watched: &Watched,
     ) -> Result<(), WriteFailure> {
         self.commit_sent.store(false, Ordering::Relaxed);
+        watched.beat();
+        self.turn_to(self.endpoint.table_of(held.place)).await?;
+        let block = &held.block;
         let failure = match self.transact(block, rejects, number, watched).await {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
@@ -128,15 +178,14 @@ impl Writer {
         number: i32,
         watched: &Watched,
     ) -> Result<(), WriteFailure> {
-        watched.beat();
+        let PreparedTable { copy, ledger, .. } = self.prepared()?;
         self.execute("begin").await?;
-        let header = std::iter::once(Bytes::from_static(HEADER));
-        let trailer = std::iter::once(Bytes::from_static(TRAILER));
-        let copied = self.copy(header.chain(block.segments.iter().cloned()).chain(trailer), watched).await?;
+        self.guard(watched).await?;
+        let copied = self.copy(copy, message_parts(block.segments.iter().cloned()), watched).await?;
         if copied != block.rows {
             let error = Error::failed(format!(
                 "COPY a block of {} rows into {}: the server took {copied} rows",
-                block.rows, self.endpoint.table
+                block.rows, self.table().table
             ))
             .hint(
                 "a trigger or rule on the table drops rows; disable it for the load, or leave those rows out of \
@@ -144,11 +193,11 @@ impl Writer {
             );
             return Err(error.into());
         }
-        if self.endpoint.has_deferrable {
+        if self.table().has_deferrable {
             self.execute("set constraints all immediate").await?;
         }
         fail::fail_point!("block-copied", crate::fault::die);
-        self.ledger.record(&self.session, block, rejects, number).await?;
+        ledger.record(&self.session, block, rejects, number).await?;
         fail::fail_point!("block-recorded", crate::fault::die);
         watched.beat();
         self.commit_sent.store(true, Ordering::Relaxed);
@@ -157,13 +206,30 @@ impl Writer {
         Ok(())
     }
 
+    /// Keeps the shard of the block in hand where it is until the end of the transaction.
+    async fn guard(&self, watched: &Watched) -> Result<(), WriteFailure> {
+        let Some(ShardTable { shard, guard, .. }) = &self.table().shard else { return Ok(()) };
+        match (guard, &self.prepared()?.guard) {
+            (Guard::Lock, _) => {
+                // 5 is ShareLock, which writers that Citus knows of take.
+                let lock = format!("select lock_shard_metadata(5, array[{}])", shard.id);
+                self.session.query(&lock, &[]).await.map(|_| ()).map_err(|error| self.failure(error))
+            }
+            (Guard::EmptyCopy(_), Some(copy)) => {
+                self.copy(copy, message_parts(std::iter::empty()), watched).await.map(|_| ())
+            }
+            (Guard::EmptyCopy(_), None) => Err(Error::bug("a guard that is not prepared").into()),
+        }
+    }
+
     /// Sends the data of one COPY; tells how many rows the server took.
     async fn copy(
         &self,
+        copy: &Statement,
         data: impl IntoIterator<Item = Bytes>,
         watched: &Watched,
     ) -> Result<u64, WriteFailure> {
-        let sink = self.session.copy_in::<_, Bytes>(&self.copy).await.map_err(|error| self.failure(error))?;
+        let sink = self.session.copy_in::<_, Bytes>(copy).await.map_err(|error| self.failure(error))?;
         let mut sink = pin!(sink);
         for part in data {
             for start in (0..part.len()).step_by(MESSAGE_BYTES) {
@@ -176,7 +242,7 @@ impl Writer {
                         Err(error) => Err(self.failure(error)),
                         Ok(_) => Err(Error::failed(format!(
                             "COPY into {}: the server ended it early",
-                            self.endpoint.table
+                            self.table().table
                         ))
                         .into()),
                     };
@@ -193,14 +259,18 @@ impl Writer {
     }
 
     fn failure(&self, error: tokio_postgres::Error) -> WriteFailure {
-        WriteFailure {
-            refusal: ServerError::of(&error).filter(|server| {
-                // Citus passes on what a worker says against a row as an internal error.
-                let is_passed_on = self.endpoint.is_distributed && server.code == "XX000";
-                reaction(&server.code) == Reaction::Isolate || is_passed_on
-            }),
-            error: self.session.error(format!("COPY into {}", self.endpoint.table), error),
-        }
+        let table = self.table();
+        let refusal = ServerError::of(&error).filter(|server| {
+            // Citus passes on what a worker says against a row as an internal error.
+            let is_passed_on = table.is_distributed && server.code == "XX000";
+            reaction(&server.code) == Reaction::Isolate || is_passed_on
+        });
+        // What guards a shard does not know it either once it has moved or was split.
+        let is_moved = table.shard.is_some()
+            && (error.code() == Some(&SqlState::UNDEFINED_TABLE)
+                || error.as_db_error().is_some_and(|error| error.message().contains("for shard")));
+        let error = self.session.error(format!("COPY into {}", table.table), error);
+        WriteFailure { refusal, error: if is_moved { error.misrouted() } else { error } }
     }
 
     /// The means to cancel what the writer is doing.
@@ -212,4 +282,10 @@ impl Writer {
     pub async fn close(self) {
         self.session.close().await;
     }
+}
+
+/// The data of a COPY: its header, tuples and its end.
+fn message_parts(tuples: impl Iterator<Item = Bytes>) -> impl Iterator<Item = Bytes> {
+    let header = std::iter::once(Bytes::from_static(HEADER));
+    header.chain(tuples).chain(std::iter::once(Bytes::from_static(TRAILER)))
 }

@@ -34,6 +34,7 @@ mod refusals;
 mod rejects;
 mod resume;
 mod search;
+mod shards;
 mod streams;
 mod text;
 mod text_damage;

@@ -1,0 +1,151 @@
+//! Ledger rows of blocks that are written on the workers of a Citus cluster.
+//!
+//! A block that goes into a shard's table and its ledger row are one commit of one node. The row therefore lies in a
+//! table that is distributed like the target, one pair of tables for each colocation group, under a channel of the
+//! block's shard. Before the ledger is read, such rows are taken in: moved to `blocks`, by one transaction of the
+//! coordinator.
+//!
+//! A run may commit on a worker only while the shard has a fence of the run's: taking in begins with the removal of the
+//! fences, which waits for commits that are under way and turns later ones away.
+
+use tokio_postgres::{Client, GenericClient, Transaction};
+
+use super::blocks::Run;
+use super::{START_LOCK, prepared};
+use crate::error::{Error, Result};
+use crate::postgres::catalog::{Distribution, Target};
+use crate::postgres::{QualifiedName, pg_error};
+
+const SCHEMA: &str = "vecload_ledger";
+
+/// The columns that both kinds of rows have.
+const COLUMNS: &str =
+    "load_id, run, block, target, relfilenode, rows, source_ids, units, first_rows, last_rows,
+    hash_lows, hash_highs, slice_rows, id_firsts, id_lasts, checksum, source_range, committed_at";
+
+/// The tables of one colocation group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outbox {
+    /// Rows of committed blocks.
+    pub blocks: QualifiedName,
+    /// Fences of runs.
+    pub fences: QualifiedName,
+}
+
+impl Outbox {
+    /// Their names.
+    pub fn of(distribution: &Distribution) -> Self {
+        let table = |what| QualifiedName::new(Some(SCHEMA), &format!("{what}_{}", distribution.colocation));
+        Self { blocks: table("shard_blocks"), fences: table("shard_fences") }
+    }
+
+    /// Makes the tables of the target's colocation group, if they are not there.
+    pub async fn prepare(client: &Client, target: &Target, distribution: &Distribution) -> Result<Self> {
+        let outbox = Self::of(distribution);
+        let failed = |error| pg_error("make the ledger's tables on the workers", error);
+        let lock = "select pg_advisory_lock($1, 0)";
+        client.execute(lock, &[&START_LOCK]).await.map_err(failed)?;
+        let made = outbox.make(client, target, distribution).await;
+        client.execute("select pg_advisory_unlock($1, 0)", &[&START_LOCK]).await.map_err(failed)?;
+        made.map(|()| outbox)
+    }
+
+    async fn make(&self, client: &Client, target: &Target, distribution: &Distribution) -> Result<()> {
+        let failed = |error| pg_error("make the ledger's tables on the workers", error);
+        let channel = target.column(&distribution.column);
+        let channel = channel.ok_or_else(|| Error::bug("a distribution column that is not there"))?;
+        let blocks = format!(
+            "create table if not exists {} (channel {} not null, like {SCHEMA}.blocks including defaults,
+                primary key (channel, load_id, run, block))",
+            self.blocks.sql(),
+            channel.type_name
+        );
+        let fences = format!(
+            "create table if not exists {} (channel {} not null, load_id bigint not null, token bigint not null,
+                primary key (channel, load_id))",
+            self.fences.sql(),
+            channel.type_name
+        );
+        for (table, create) in [(&self.blocks, blocks), (&self.fences, fences)] {
+            let distributed = "select count(*) from pg_dist_partition where logicalrelid = to_regclass($1)";
+            let distributed = client.query_one(distributed, &[&table.sql()]).await.map_err(failed)?;
+            if distributed.get::<_, i64>(0) == 1 {
+                continue;
+            }
+            // Each by itself: Citus takes one such statement at a time.
+            client.batch_execute("set client_min_messages to warning").await.map_err(failed)?;
+            client.batch_execute(&create).await.map_err(failed)?;
+            let distribute =
+                "select create_distributed_table($1::text::regclass, 'channel', colocate_with => $2::text)";
+            client.query(distribute, &[&table.sql(), &target.name.sql()]).await.map_err(failed)?;
+            client.batch_execute("reset client_min_messages").await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// OID of a table.
+    pub async fn oid(client: &Client, table: &QualifiedName) -> Result<u32> {
+        let row = client.query_one("select to_regclass($1)::oid", &[&table.sql()]).await;
+        Ok(row.map_err(|error| pg_error(format!("look up table {table}"), error))?.get(0))
+    }
+
+    /// Lets a run commit in the shards of these channels.
+    pub async fn let_commit(&self, client: &mut Client, run: &Run, channels: &[i64]) -> Result<()> {
+        let failed = |error| pg_error("let the run write on the workers", error);
+        let transaction = client.transaction().await.map_err(failed)?;
+        let fence = format!(
+            "insert into {} (channel, load_id, token) select channel, $2, $3 from unnest($1::bigint[]) channel
+             on conflict (channel, load_id) do update set token = excluded.token",
+            self.fences.sql()
+        );
+        transaction.execute(&fence, &[&channels, &run.load_id, &run.token]).await.map_err(failed)?;
+        // Last, as it keeps takeovers waiting.
+        run.hold_fence(&transaction).await?;
+        transaction.commit().await.map_err(failed)
+    }
+}
+
+/// Takes in what a run of a load has committed on the workers, if the load is still the run's.
+pub async fn take_in_own(client: &mut Client, run: &Run) -> Result<()> {
+    let failed = |error| pg_error("take in the ledger's rows from the workers", error);
+    let transaction = client.transaction().await.map_err(failed)?;
+    run.hold_fence(&transaction).await?;
+    take_in(&transaction, &[run.load_id]).await?;
+    transaction.commit().await.map_err(failed)
+}
+
+/// Takes in what loads' runs have committed on the workers, and ends their right to commit more.
+pub async fn take_in(transaction: &Transaction<'_>, load_ids: &[i64]) -> Result<()> {
+    let failed = |error| pg_error("take in the ledger's rows from the workers", error);
+    let outboxes = outboxes(transaction).await?;
+    if outboxes.is_empty() || load_ids.is_empty() {
+        return Ok(());
+    }
+    // Rows that an earlier transaction of this kind has taken may still be there while a node's part is prepared.
+    prepared::settle(transaction).await?;
+    for outbox in &outboxes {
+        let unfence = format!("delete from {} where load_id = any($1)", outbox.fences.sql());
+        transaction.execute(&unfence, &[&load_ids]).await.map_err(failed)?;
+        let blocks = outbox.blocks.sql();
+        let take = format!(
+            "insert into {SCHEMA}.blocks ({COLUMNS}) select {COLUMNS} from {blocks} where load_id = any($1)"
+        );
+        if transaction.execute(&take, &[&load_ids]).await.map_err(failed)? > 0 {
+            let clear = format!("delete from {blocks} where load_id = any($1)");
+            transaction.execute(&clear, &[&load_ids]).await.map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// The pairs of tables that there are.
+async fn outboxes(client: &impl GenericClient) -> Result<Vec<Outbox>> {
+    let sql = "select substring(relname from '[0-9]+$') from pg_class
+        where relnamespace = to_regnamespace($1) and relkind = 'r' and relname ~ '^shard_fences_[0-9]+$'";
+    let rows = client.query(sql, &[&SCHEMA]).await;
+    let rows = rows.map_err(|error| pg_error("look for the ledger's tables on the workers", error))?;
+    let named = |what: &str, group: &str| QualifiedName::new(Some(SCHEMA), &format!("{what}_{group}"));
+    let outbox =
+        |group: &str| Outbox { blocks: named("shard_blocks", group), fences: named("shard_fences", group) };
+    Ok(rows.iter().map(|row| outbox(row.get(0))).collect())
+}

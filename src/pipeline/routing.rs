@@ -1,0 +1,276 @@
+//! The choice of the way that blocks take.
+
+use std::sync::Arc;
+
+use tokio_postgres::Client;
+
+use super::plan::LoadPlan;
+use crate::error::{Error, Kind, Result};
+use crate::ledger::outbox::Outbox;
+use crate::partition::Partitions;
+use crate::postgres::catalog::{Distribution, Target, TargetColumn};
+use crate::postgres::{ConnectSettings, QualifiedName, SessionOptions, pg_error};
+use crate::route::Routing;
+use crate::route::shards::{Node, ShardMap};
+use crate::source::Place;
+
+/// Connections over which Citus sends one COPY on to a worker, at most: more gain nothing (docs/performance.md).
+const POOL_MAX: i64 = 4;
+
+/// Connections of a worker that are left to others.
+const LEFT_TO_OTHERS: i64 = 5;
+
+/// `--route`.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteChoice {
+    /// Into the shards where that can be done safely, else through the coordinator.
+    #[default]
+    Auto,
+    /// Through the coordinator.
+    Coordinator,
+    /// Into the shards, or not at all.
+    Shards,
+}
+
+/// Chooses the way for an attempt, with a line about it for the user.
+pub(super) async fn choose(
+    control: &Client,
+    connect: &ConnectSettings,
+    plan: &LoadPlan,
+) -> Result<Arc<Routing>> {
+    let (target, columns) = (&plan.target, &plan.copy_columns[..]);
+    let even = Partitions::even(plan.partitions());
+    let wanted = plan.settings.route;
+    let Some(distribution) = &target.citus else {
+        return match wanted {
+            RouteChoice::Auto => Ok(Arc::new(Routing::by_name(target, columns, None, even))),
+            _ => Err(Error::refused(format!("--route: {} is not distributed", target.name)).hint(
+                "leave --route out; or distribute the table first: vecload migrate on a Citus coordinator",
+            )),
+        };
+    };
+    let map = match target.channel_column() {
+        Some(_) => Some(ShardMap::read(control, target.oid).await?),
+        None => None,
+    };
+    let why_not = match (&map, wanted) {
+        (_, RouteChoice::Coordinator) => Refusal::of("as asked"),
+        (None, _) => Refusal::of(format!("column {} is no integer", distribution.column)),
+        (Some(map), _) => match shards(control, connect, plan, distribution, map).await? {
+            Ok(mut routing) => {
+                routing.told = Some(format!(
+                    "route shards: straight into {} on {}, {} each",
+                    counted(map.shards.len(), "shard"),
+                    counted(map.nodes.len(), "node"),
+                    counted(plan.settings.writers.div_ceil(map.nodes.len().max(1)), "writer")
+                ));
+                return Ok(Arc::new(routing));
+            }
+            Err(why_not) => why_not,
+        },
+    };
+    if wanted == RouteChoice::Shards {
+        let error = Error::refused(format!("--route shards: {}", why_not.what))
+            .hint("mend that, or load through the coordinator: --route coordinator");
+        return Err(if why_not.may_pass { error.transient() } else { error });
+    }
+    let mut routing = Routing::by_name(target, columns, map.as_ref(), even);
+    let pool = pool_size(control, plan).await?;
+    for endpoint in &mut routing.endpoints {
+        endpoint.settings = format!(
+            "set citus.max_adaptive_executor_pool_size = {pool}; set citus.max_cached_conns_per_worker = {pool}"
+        );
+    }
+    routing.told = Some(format!(
+        "route coordinator ({}): {}, each with up to {} to a worker",
+        why_not.what,
+        counted(plan.settings.writers, "writer"),
+        counted(pool as usize, "connection"),
+    ));
+    Ok(Arc::new(routing))
+}
+
+/// Why shards can't be written directly.
+struct Refusal {
+    what: String,
+    /// Whether it may be over soon.
+    may_pass: bool,
+}
+
+impl Refusal {
+    fn of(what: impl Into<String>) -> Self {
+        Self { what: what.into(), may_pass: false }
+    }
+}
+
+async fn shards(
+    control: &Client,
+    connect: &ConnectSettings,
+    plan: &LoadPlan,
+    distribution: &Distribution,
+    map: &ShardMap,
+) -> Result<Result<Routing, Refusal>> {
+    let target = &plan.target;
+    if let Some(shard) = map.shards.iter().find(|shard| shard.placements > 1) {
+        return Ok(Err(Refusal::of(format!(
+            "shard {} is on {} nodes, which only the coordinator writes together",
+            shard.id, shard.placements
+        ))));
+    }
+    let needs_coordinator =
+        |column: &&TargetColumn| column.sequence.is_some() && !plan.copy_columns.contains(&column.name);
+    if let Some(column) = target.columns.iter().find(needs_coordinator) {
+        return Ok(Err(Refusal::of(format!(
+            "column {} takes its values from a sequence, which shards have no default for",
+            column.name
+        ))));
+    }
+    if plan.settings.route == RouteChoice::Auto
+        && plan.sources.iter().any(|source| source.place == Place::Stdin)
+    {
+        return Ok(Err(Refusal::of("standard input can't be read again should a shard move")));
+    }
+    let mut channels = Vec::with_capacity(map.shards.len());
+    for (shard, channel) in map.shards.iter().zip(map.channels()?) {
+        match channel {
+            Some(channel) => channels.push(channel),
+            None => {
+                return Ok(Err(Refusal::of(format!(
+                    "shard {} holds so few hashes that no channel of it is known",
+                    shard.id
+                ))));
+            }
+        }
+    }
+    let writers = plan.settings.writers.div_ceil(map.nodes.len().max(1)) as i64;
+    for node in &map.nodes {
+        if let Err(what) = can_write(connect, node, target, map, writers).await {
+            return Ok(Err(Refusal { what, may_pass: true }));
+        }
+    }
+    let outbox = match Outbox::prepare(control, target, distribution).await {
+        Ok(outbox) => outbox,
+        Err(error) if error.is_transient() => return Err(error),
+        Err(error) => return Ok(Err(Refusal::of(error.to_string()))),
+    };
+    let books = [Outbox::oid(control, &outbox.blocks).await?, Outbox::oid(control, &outbox.fences).await?];
+    let blocks = ShardMap::read(control, books[0]).await?;
+    let fences = ShardMap::read(control, books[1]).await?;
+    let is_beside = |books: &ShardMap| {
+        books.shards.len() == map.shards.len()
+            && books.shards.iter().zip(&map.shards).all(|(book, shard)| {
+                (book.low, book.high, books.nodes[book.node].group)
+                    == (shard.low, shard.high, map.nodes[shard.node].group)
+            })
+    };
+    if !is_beside(&blocks) || !is_beside(&fences) {
+        return Ok(Err(Refusal {
+            what: "the ledger's shards are not beside the table's".into(),
+            may_pass: true,
+        }));
+    }
+    let name = |books: &ShardMap, index: usize, table: &QualifiedName| {
+        QualifiedName::new(table.schema.as_deref(), &books.shards[index].table).sql()
+    };
+    let routing = Routing::by_shard(target, &plan.copy_columns, map, channels, |index| {
+        (name(&blocks, index, &outbox.blocks), name(&fences, index, &outbox.fences))
+    });
+    routing.map(Ok).ok_or_else(|| Error::bug("a map of shards that covers too little"))
+}
+
+/// Whether this machine reaches a node, and this role may write there.
+async fn can_write(
+    connect: &ConnectSettings,
+    node: &Node,
+    target: &Target,
+    map: &ShardMap,
+    writers: i64,
+) -> Result<(), String> {
+    let options = SessionOptions { application_name: Some("vecload look".into()), transaction_timeout: None };
+    let way = way_to(connect, node);
+    let session = way
+        .connect(&options)
+        .await
+        .map_err(|error| format!("node {node} can't be reached from here: {error}"))?;
+    let here = map.shards.iter().find(|shard| map.nodes[shard.node] == *node);
+    let name = here.map(|shard| QualifiedName::new(target.name.schema.as_deref(), &shard.table).sql());
+    let sql = format!("select coalesce(has_table_privilege(to_regclass($1)::oid, 'insert'), false), {FREE}");
+    let row = session.query_one(&sql, &[&name]).await;
+    let row = row.map_err(|error| session.error(format!("look at node {node}"), error).to_string());
+    session.close().await;
+    let row = row?;
+    let free: i64 = row.get(1);
+    if !row.get::<_, bool>(0) {
+        return Err(format!(
+            "this role may not insert into the shards on node {node}, or they are not there"
+        ));
+    }
+    if free < writers {
+        return Err(format!(
+            "node {node} has {} free for {}",
+            counted(free.max(0) as usize, "connection"),
+            counted(writers as usize, "writer")
+        ));
+    }
+    Ok(())
+}
+
+/// Connections that a server has free, as SQL.
+const FREE: &str =
+    "current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
+    - (select count(*) from pg_stat_activity where backend_type in ('client backend', 'walsender'))";
+
+/// Refuses to go on where the table is another one by now.
+pub(super) async fn still_the_target(control: &Client, plan: &LoadPlan) -> Result<()> {
+    let target = &plan.target;
+    let now = Target::find(control, &target.name).await?;
+    match now.is_some_and(|now| now.oid == target.oid) {
+        true => Ok(()),
+        false => Err(Error::failed(format!("table {} was dropped or replaced during the load", target.name))
+            .hint("what was committed stays in the table that had the name; load again to fill the new one")),
+    }
+}
+
+/// How a node is connected to.
+pub(super) fn way_to(connect: &ConnectSettings, node: &Node) -> ConnectSettings {
+    if node.is_here { connect.clone() } else { connect.for_node(&node.host, node.port) }
+}
+
+/// Connections to a worker that one writer may have Citus open, within what the workers have free.
+async fn pool_size(control: &Client, plan: &LoadPlan) -> Result<i64> {
+    let failed = |error| pg_error("ask the workers for free connections", error);
+    let sql = "select nodename || ':' || nodeport, success, result from run_command_on_workers($1)";
+    let ask = format!("select {FREE}");
+    let writers = plan.settings.writers as i64;
+    let mut pool = POOL_MAX;
+    for row in control.query(sql, &[&ask]).await.map_err(failed)? {
+        let (node, success, result): (String, bool, String) = (row.get(0), row.get(1), row.get(2));
+        let Some(free) = result.parse::<i64>().ok().filter(|_| success) else {
+            return Err(Error::refused(format!("worker {node} does not answer the coordinator: {result}"))
+                .hint("start it, or take it out of the cluster, then run the same command again")
+                .transient());
+        };
+        let share = (free - LEFT_TO_OTHERS) / writers;
+        if share < 1 {
+            return Err(Error::refused(format!(
+                "worker {node} has {} free, and {} need one each",
+                counted(free.max(0) as usize, "connection"),
+                counted(plan.settings.writers, "writer")
+            ))
+            .hint(format!(
+                "load with fewer: --writers {}; or raise max_connections there",
+                (free - LEFT_TO_OTHERS).max(1)
+            ))
+            .with_kind(Kind::Refused));
+        }
+        pool = pool.min(share);
+    }
+    Ok(pool)
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
