@@ -149,6 +149,10 @@ impl BlockWriter {
                 },
                 None => failure.error,
             };
+            // Only an attempt with a new map can help.
+            if error.is_misrouted() {
+                return Err(error);
+            }
             tries.pause(error, &self.connector.stop).await?;
         }
     }

@@ -6,7 +6,7 @@ use std::io;
 use tokio_postgres::error::{DbError, ErrorPosition};
 
 use super::advice;
-use super::sqlstate::{Reaction, reaction};
+use super::sqlstate::{Reaction, is_lost_node, reaction};
 use crate::error::Error;
 
 /// Details and contexts may hold a whole row; a message needs its beginning.
@@ -127,8 +127,11 @@ pub(super) fn pg_error_of(doing: impl Into<String>, error: &tokio_postgres::Erro
 
 /// Whether the same may succeed later: the server says so by its code, or the way to it broke.
 pub(super) fn is_transient(error: &tokio_postgres::Error) -> bool {
-    match error.code() {
-        Some(code) => reaction(code.code()) == Reaction::Retry,
+    match error.as_db_error() {
+        Some(server) => {
+            let code = server.code().code();
+            reaction(code) == Reaction::Retry || is_lost_node(code, server.message())
+        }
         None => is_lost(error),
     }
 }

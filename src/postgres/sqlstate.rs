@@ -48,6 +48,18 @@ pub fn reaction(code: &str) -> Reaction {
     listed.map_or(Reaction::Stop, |(_, reaction)| *reaction)
 }
 
+/// Whether a node of a cluster has lost another: Citus passes on what its connection said, as an internal error.
+pub fn is_lost_node(code: &str, message: &str) -> bool {
+    const SAID: [&str; 5] = [
+        "server closed the connection unexpectedly",
+        "connection not open",
+        "connection has been closed unexpectedly",
+        "could not receive data from server",
+        "connection to server",
+    ];
+    code == "XX000" && SAID.iter().any(|said| message.contains(said))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

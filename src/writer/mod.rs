@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::ledger::blocks::{BlockLedger, Run, of_shard};
 use crate::ledger::rejects::RefusedRow;
 use crate::partition::HeldBlock;
-use crate::postgres::sqlstate::{Reaction, reaction};
+use crate::postgres::sqlstate::{Reaction, is_lost_node, reaction};
 use crate::postgres::watch::Watched;
 use crate::postgres::{Canceller, ServerError, Session};
 use crate::route::{CopyTable, Endpoint, Guard, ShardTable};
@@ -262,7 +262,9 @@ impl Writer {
         let table = self.table();
         let refusal = ServerError::of(&error).filter(|server| {
             // Citus passes on what a worker says against a row as an internal error.
-            let is_passed_on = table.is_distributed && server.code == "XX000";
+            let is_passed_on = table.is_distributed
+                && server.code == "XX000"
+                && !is_lost_node(&server.code, &server.message);
             reaction(&server.code) == Reaction::Isolate || is_passed_on
         });
         // What guards a shard does not know it either once it has moved or was split.
