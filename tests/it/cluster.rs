@@ -32,7 +32,12 @@ impl Cluster {
     /// of its own.
     pub(crate) fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(3)).as_ref()
+        let start = || {
+            let cluster = Self::start(3)?;
+            cluster.session(0).run("create extension vector");
+            Some(cluster)
+        };
+        SHARED.get_or_init(start).as_ref()
     }
 
     /// A cluster of its own: a coordinator that is registered, and workers.

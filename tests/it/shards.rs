@@ -1,5 +1,7 @@
 //! Loads of a distributed table: straight into its shards, through the coordinator, and while shards move.
 
+use vecload::partition::hash::hash_int8;
+
 use super::cluster::Cluster;
 use super::rows::Rows;
 use super::server::LEDGER;
@@ -42,5 +44,207 @@ fn each_route_brings_every_row_to_its_shard() {
         );
         assert_eq!(session.one::<i64>(&books), 19_999);
         load().run().exits(3).state("already_loaded");
+    }
+}
+
+#[test]
+fn a_channel_hashes_to_the_shard_that_citus_gives_it() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let session = cluster.session(0);
+    let extremes = [0, 1, -1, i64::MAX, i64::MIN, 1 << 31, -(1 << 31), 1 << 32, (1 << 32) - 1, -(1 << 32)];
+    let scattered = (0..5_000u64).map(|number| {
+        let hash = super::rows::hash(number, 4_242).cast_signed();
+        // Of every size.
+        hash >> (number % 64)
+    });
+    let channels: Vec<i64> = extremes.into_iter().chain(scattered).collect();
+    let theirs = session.rows("select worker_hash(c) from unnest($1::bigint[]) c", &[&channels]);
+    for (channel, row) in channels.iter().zip(&theirs) {
+        assert_eq!(hash_int8(*channel), row.get::<_, i32>(0), "channel {channel}");
+    }
+    let narrow: Vec<i32> = channels.iter().filter_map(|channel| i32::try_from(*channel).ok()).collect();
+    assert!(narrow.len() > 1_000);
+    let theirs = session.rows("select worker_hash(c) from unnest($1::integer[]) c", &[&narrow]);
+    for (channel, row) in narrow.iter().zip(&theirs) {
+        assert_eq!(hash_int8(i64::from(*channel)), row.get::<_, i32>(0), "channel {channel} of four bytes");
+    }
+}
+
+#[test]
+fn an_integer_channel_of_four_bytes_and_names_to_be_quoted_take_the_same_route() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let session = cluster.session(0);
+    session.run("create schema \"Odd one\"");
+    session.run(
+        "create table \"Odd one\".\"My \"\"chunks\"\"\" (id bigint not null, channel_id integer not null,
+             user_id bigint, content text, embedding vector(16), metadata jsonb, created_at timestamptz,
+             primary key (id, channel_id))",
+    );
+    session.run("create sequence \"Odd one\".ids");
+    session
+        .run("alter table \"Odd one\".\"My \"\"chunks\"\"\" alter id set default nextval('\"Odd one\".ids')");
+    session.run("select create_distributed_table('\"Odd one\".\"My \"\"chunks\"\"\"', 'channel_id', shard_count => 5)");
+    let dir = tempfile::tempdir().expect("a directory");
+    let rows = Rows::new(5_000, 16);
+    let path = rows.write(dir.path(), "rows.parquet");
+    let table = "\"Odd one\".\"My \"\"chunks\"\"\"";
+    let load = cluster.load(&path, table).with("--route", "shards").with("--index", "none");
+    load.run().exits(0).rows(5_000, 0, 0);
+    let columns = "content, channel_id::bigint as channel_id, user_id, embedding, metadata";
+    Rows::are_all_in(&[&rows], &session, &format!("(select {columns} from {table}) c"));
+}
+
+#[test]
+fn a_killed_load_goes_on_by_another_route_and_is_taken_back() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let session = cluster.session(0);
+    migrate(cluster, "by_turns", 64, 8);
+    let rows = Rows::new(60_000, 64).from(2_000_000);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = rows.write(dir.path(), "rows.parquet");
+    let load = |route: &str| {
+        let load = cluster.load(&path, "by_turns").with("--index", "none").with("--memory", "32MiB");
+        load.with("--route", route)
+    };
+    for (number, route) in ["shards", "coordinator", "shards"].iter().enumerate() {
+        let before = session.count("by_turns");
+        let running = load(route).with("--writers", 1 + number).start();
+        session.wait_until(&format!("(select count(*) from by_turns) > {before}"));
+        running.kill();
+    }
+    load("auto").run().exits(0).state("complete");
+    Rows::are_all_in(&[&rows], &session, "by_turns");
+    let id: i64 =
+        session.one(&format!("select load_id from {LEDGER}.loads where target = 'by_turns'::regclass"));
+    cluster.vecload(&["loads", "undo", &id.to_string()]).exits(0).answers("60,000 rows deleted");
+    assert_eq!(session.count("by_turns"), 0);
+}
+
+/// A load that was killed while all that it has committed is still on the workers.
+#[test]
+fn an_undo_sees_what_a_killed_load_has_left_on_the_workers() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let session = cluster.session(0);
+    migrate(cluster, "left_there", 64, 8);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = Rows::new(60_000, 64).from(3_000_000).write(dir.path(), "rows.parquet");
+    let load = cluster.load(&path, "left_there").with("--index", "none").with("--memory", "32MiB");
+    let running = load.with("--route", "shards").start();
+    session.wait_until("(select count(*) from left_there) > 0");
+    running.kill();
+    let id: i64 =
+        session.one(&format!("select load_id from {LEDGER}.loads where target = 'left_there'::regclass"));
+    assert_eq!(session.count(&format!("{LEDGER}.blocks where load_id = {id}")), 0);
+    cluster.vecload(&["loads", "undo", &id.to_string()]).exits(0);
+    assert_eq!(session.count("left_there"), 0);
+}
+
+#[test]
+fn rows_that_a_shard_refuses_are_rejects() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let session = cluster.session(0);
+    migrate(cluster, "choosy", 16, 8);
+    session.run("alter table choosy add constraint odd check ((metadata->>'n')::int % 701 <> 3)");
+    let rows = Rows::new(6_000, 16);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = rows.write(dir.path(), "choosy.parquet");
+    let refused: Vec<u64> = (0..6_000).filter(|row| row % 701 == 3).collect();
+    let count = refused.len() as u64;
+    let load = |limit: &str| {
+        let load = cluster.load(&path, "choosy").with("--index", "none").with("--route", "shards");
+        load.with("--max-rejects", limit)
+    };
+    load("0").run().exits(4).says("odd");
+    load("all").run().exits(3).state("rejects");
+    Rows::are_all_in(&[&rows.bad(refused)], &session, "choosy");
+    let all = load("all").run().exits(3).state("already_loaded").rows(0, count, 6_000 - count);
+    let id = all.load().to_string();
+    cluster.vecload(&["loads", "rejects", &id]).exits(0).answers("odd");
+}
+
+#[test]
+fn a_role_that_owns_nothing_writes_shards_behind_another_guard() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let session = cluster.session(0);
+    migrate(cluster, "of_others", 16, 4);
+    let dir = tempfile::tempdir().expect("a directory");
+    let first = Rows::new(1_000, 16);
+    let path = first.write(dir.path(), "first.parquet");
+    cluster.load(&path, "of_others").with("--index", "none").with("--route", "shards").run().exits(0);
+    session.run("create role loader login");
+    for right in [
+        "grant select, insert on of_others to loader",
+        "grant usage, select on all sequences in schema public to loader",
+        "grant usage on schema vecload_ledger to loader",
+        "grant select, insert, update, delete on all tables in schema vecload_ledger to loader",
+        "grant usage, select on all sequences in schema vecload_ledger to loader",
+    ] {
+        session.run(right);
+    }
+    let second = Rows::new(3_000, 16).from(10_000);
+    let path = second.write(dir.path(), "second.parquet");
+    let url = cluster.url(0).replace("vecload@", "loader@");
+    let load = super::program::Load::of(&path).with("--db", url).table("of_others");
+    load.with("--index", "none").with("--route", "shards").run().exits(0).says("route shards");
+    Rows::are_all_in(&[&first, &second], &session, "of_others");
+}
+
+#[test]
+fn a_truncate_in_mid_load_is_noticed() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let session = cluster.session(0);
+    migrate(cluster, "emptied", 64, 8);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = Rows::new(60_000, 64).from(5_000_000).write(dir.path(), "rows.parquet");
+    let load = || {
+        let load = cluster.load(&path, "emptied").with("--index", "none").with("--memory", "32MiB");
+        load.with("--route", "shards")
+    };
+    let running = load().with("--writers", 2).start();
+    session.wait_until("(select count(*) from emptied) > 0");
+    session.run("truncate emptied");
+    let told = running.outcome().exits(1).says("no longer in public.emptied");
+    let id = told.load().to_string();
+    // Part of it came after the TRUNCATE.
+    cluster.vecload(&["loads", "undo", &id]).exits(0);
+    load().run().exits(0).rows(60_000, 0, 0);
+}
+
+#[test]
+fn a_route_that_can_not_be_taken_is_refused_with_the_reason() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let session = cluster.session(0);
+    let dir = tempfile::tempdir().expect("a directory");
+    let rows = Rows::new(500, 16);
+    let path = rows.write(dir.path(), "rows.parquet");
+    let create = |table: &str, more: &str| {
+        session.run(&format!(
+            "create table {table} (id bigint not null, channel_id bigint not null, user_id bigint, content text,
+                 embedding vector(16), metadata jsonb, created_at timestamptz {more})"
+        ));
+    };
+    session.run("create sequence row_ids");
+    session.run("create sequence line_numbers");
+    create("numbered", ", line bigint default nextval('line_numbers')");
+    session.run("alter table numbered alter id set default nextval('row_ids')");
+    session.run("select create_distributed_table('numbered', 'channel_id', shard_count => 4)");
+    create("twofold", "");
+    session.run("set citus.shard_replication_factor = 2");
+    session.run(
+        "select create_distributed_table('twofold', 'channel_id', shard_count => 4, colocate_with => 'none')",
+    );
+    create("undistributed", "");
+    for (table, reason) in
+        [("numbered", "column line"), ("twofold", "is on 2 nodes"), ("undistributed", "not distributed")]
+    {
+        let load = || {
+            let load = cluster.load(&path, table).with("--index", "none");
+            if table == "numbered" { load } else { load.with("--set", "id=1") }
+        };
+        load().with("--route", "shards").run().exits(2).says(reason);
+        assert_eq!(session.count(table), 0);
+        let told = load().run().exits(0);
+        assert_eq!(told.report["route"], if table == "undistributed" { "direct" } else { "coordinator" });
+        assert_eq!(session.count(table), 500);
     }
 }

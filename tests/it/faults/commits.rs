@@ -2,7 +2,8 @@
 
 use super::own_server::OwnServer;
 use super::proxy::{Ambush, Ending, Loss, Proxy};
-use crate::program::Load;
+use crate::cluster::Cluster;
+use crate::program::{Load, Outcome};
 use crate::rows::Rows;
 use crate::server::{LEDGER, make_table};
 
@@ -48,4 +49,45 @@ fn a_load_that_loses_the_answer_to_any_commit_goes_on() {
 #[test]
 fn a_load_that_loses_any_commit_goes_on() {
     each_commit_is_lost_once(Loss::Request, Ending::Reset);
+}
+
+/// The coordinator has committed a block, and a worker crashes before it hears of it: what it has prepared becomes
+/// visible only when it is told again.
+#[test]
+fn a_worker_that_crashes_between_prepare_and_commit_prepared_loses_nothing() {
+    let Some(cluster) = Cluster::start(3) else { return };
+    let session = cluster.session(0);
+    cluster.vecload(&["migrate", "--dim", "64", "--shards", "4", "--no-index"]).exits(0);
+    let rows = Rows::new(60_000, 64);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = rows.write(dir.path(), "rows.parquet");
+    let load = || {
+        let load = cluster.load(&path, "chunks").with("--index", "none").with("--memory", "32MiB");
+        load.with("--route", "coordinator").with("--writers", 2)
+    };
+    let running = load().start();
+    session.wait_until("(select count(*) from vecload_ledger.blocks) > 0");
+    // Its own commit, which decides, is written, and waits for a standby that does not exist; so nobody is told yet.
+    session.run("alter system set synchronous_standby_names = 'nobody'");
+    session.run("select pg_reload_conf()");
+    let worker = 1;
+    cluster.session(worker).wait_until("(select count(*) from pg_prepared_xacts) > 0");
+    cluster.crash(worker);
+    cluster.revive(worker);
+    assert!(cluster.session(worker).count("pg_prepared_xacts") > 0, "they survive the crash");
+    session.run("set synchronous_commit = local");
+    session.run("alter system reset synchronous_standby_names");
+    session.run("select pg_reload_conf()");
+    let outcome = running.outcome_of_any_end();
+    assert!([0, 1].contains(&outcome.code()), "{outcome}");
+    load().run().exits(0).rows(60_000 - already(&outcome), 0, already(&outcome));
+    Rows::are_all_in(&[&rows], &session, "chunks");
+    for node in 0..3 {
+        assert_eq!(cluster.session(node).count("pg_prepared_xacts"), 0, "node {node}");
+    }
+}
+
+/// What is in after a run.
+fn already(outcome: &Outcome) -> u64 {
+    ["loaded", "already_loaded"].iter().filter_map(|key| outcome.report["rows"][key].as_u64()).sum()
 }
