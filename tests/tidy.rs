@@ -27,10 +27,10 @@ const ARROWS: &[(&str, &str)] = &[
     ("source", "batch error memory"),
     ("batch", "copy error partition postgres source"),
     ("partition", "batch copy error memory source"),
-    ("route", "postgres"),
+    ("route", "error partition postgres"),
     ("index", "error postgres"),
-    ("ledger", "batch copy error fault index postgres source"),
-    ("writer", "copy error fault ledger postgres route"),
+    ("ledger", "batch copy error fault index postgres route source"),
+    ("writer", "copy error fault ledger partition postgres route"),
     ("search", "batch error postgres"),
     ("generate", "error source"),
     ("embedded", "error postgres"),
@@ -185,6 +185,19 @@ fn files_are_small_and_say_what_they_are_for() {
             file.tests_at().and_then(|at| file.code[at..].find("\n}\n").map(|end| at + end + 3));
         if let Some(end) = after_tests.filter(|end| !file.code[*end..].trim().is_empty()) {
             found.add(&file.name, line_of(&file.code, end), "unit tests come last in a file".into());
+        }
+    }
+    found.none();
+}
+
+#[test]
+fn no_merge_is_left_half_done() {
+    let mut found = Findings::new("what a merge could not decide is decided before it is committed");
+    for (name, text) in text_files() {
+        for (index, line) in text.lines().enumerate() {
+            if line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> ") {
+                found.add(&name, index + 1, "a mark of a merge".into());
+            }
         }
     }
     found.none();

@@ -10,10 +10,10 @@ use super::load::{default_settings, run_request};
 use super::progress::LoadProgress;
 use super::server::Context;
 use crate::error::{Context as _, Error, Result};
-use crate::pipeline::load::{LoadRequest, open_sources};
 use crate::pipeline::opened::SourceOptions;
 use crate::pipeline::plan::IndexPolicy;
 use crate::pipeline::preflight::Mapping;
+use crate::pipeline::request::{LoadRequest, open_sources};
 use crate::postgres::catalog::Target;
 use crate::postgres::types::TargetType;
 

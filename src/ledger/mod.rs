@@ -17,6 +17,7 @@ pub mod prepared;
 pub mod rejects;
 pub mod settle;
 mod slices;
+pub mod takeover;
 pub mod undo;
 pub mod units;
 

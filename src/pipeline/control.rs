@@ -11,8 +11,8 @@ use tokio::sync::Mutex;
 use super::steady::{Connector, given_up, silent};
 use crate::error::Result;
 use crate::ledger::blocks::Run;
-use crate::ledger::claim::hold_again;
 use crate::ledger::settle::commit_durably;
+use crate::ledger::takeover::hold_again;
 use crate::postgres::Session;
 use crate::postgres::watch::{Backend, UNANSWERED_MAX, Watched, look, look_over};
 

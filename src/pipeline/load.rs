@@ -12,64 +12,34 @@ use super::counters::Counters;
 use super::feed::{Extents, FeedSource, Feeder, UnderWay};
 use super::interrupts::Interrupts;
 use super::observer::{LoadView, Observer};
-use super::opened::{self, OpenedKind, OpenedSource, SourceOptions};
-use super::plan::{IndexPolicy, LoadPlan, LoadSettings, MEMORY_MIN, Reading};
-use super::preflight::Mapping;
+use super::plan::{IndexPolicy, LoadPlan, Reading};
 use super::prepare::prepare_in_tries;
+use super::request::{LoadRequest, OpenedSources};
 use super::retry::{Retry, Revive};
 use super::routing::{choose, still_the_target};
 use super::steady::Connector;
-use super::stop::{Stop, StopFlag};
+use super::stop::Stop;
 use super::verdict::RejectLimit;
 use super::{Attempt, finish};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::claim::{Claim, ClaimedSource, begin_again};
+use crate::ledger::claim::{Claim, ClaimedSource};
 use crate::ledger::committed::read_committed;
 use crate::ledger::coverage::Coverage;
 use crate::ledger::generations;
 use crate::ledger::outbox::{Outbox, take_in_own};
+use crate::ledger::takeover::begin_again;
 use crate::memory::Budget;
+use crate::postgres::ConnectSettings;
 use crate::postgres::catalog::ServerVersions;
-use crate::postgres::{ConnectSettings, QualifiedName};
 use crate::report::LoadReport;
 use crate::route::{Route, Routing};
 use crate::source::Place;
-use crate::source::discover::discover;
-use crate::source::synthetic::SyntheticOptions;
-
-/// Empty files that are named, of perhaps very many.
-const EMPTY_SHOWN: usize = 5;
 
 /// The index plan of a load that found rows: it gives back the indexes that it dropped, and adds none.
 pub(super) const REBUILD: &str = "rebuild";
 
 /// Lines about retries on their way to the user.
 const NOTICES: usize = 64;
-
-/// What the user asks for.
-#[derive(Debug, Clone)]
-pub struct LoadRequest {
-    /// Files, directories, globs, or `-`.
-    pub sources: Vec<String>,
-    /// What the sources are.
-    pub options: SourceOptions,
-    /// Rows that are made, instead of sources.
-    pub synthetic: Option<SyntheticOptions>,
-    /// The target.
-    pub table: QualifiedName,
-    /// `--map` and `--set`.
-    pub mapping: Mapping,
-    /// `--name`.
-    pub name: Option<String>,
-    /// `--again`.
-    pub again: bool,
-    /// Create the table if it is missing.
-    pub create: bool,
-    /// `--index`.
-    pub index: IndexPolicy,
-    /// Limits.
-    pub settings: LoadSettings,
-}
 
 /// The way to the server.
 #[derive(Clone)]
@@ -87,61 +57,6 @@ pub struct LoadOutcome {
     pub report: Option<LoadReport>,
     /// How it ended.
     pub result: Result<()>,
-}
-
-/// Sources that can be read, as far as their footers tell.
-#[derive(Debug)]
-pub struct OpenedSources {
-    sources: Arc<Vec<OpenedSource>>,
-    stop: StopFlag,
-    interrupts: Interrupts,
-}
-
-/// Finds and opens all sources: what can be refused without a server is refused before one is asked or started.
-pub async fn open_sources(request: &LoadRequest, observer: &dyn Observer) -> Result<OpenedSources> {
-    if request.settings.memory < MEMORY_MIN {
-        return Err(Error::refused(format!("--memory {} bytes is too little", request.settings.memory))
-            .hint(format!("give at least {}MiB", MEMORY_MIN >> 20)));
-    }
-    let stop = StopFlag::default();
-    let interrupts = Interrupts::listen(&stop)?;
-    if let Some(synthetic) = request.synthetic.clone() {
-        let settings = request.settings.clone();
-        let opened = blocking(move || opened::open_synthetic(synthetic, &settings)).await?;
-        return Ok(OpenedSources { sources: Arc::new(vec![opened]), stop, interrupts });
-    }
-    let found = discover(&request.sources, request.options.format)?;
-    for path in &found.repeated {
-        observer.warn(&format!("{path} is named more than once; it is loaded once"));
-    }
-    let reads_stdin = found.places.contains(&Place::Stdin);
-    if reads_stdin && request.options.name.is_none() {
-        observer
-            .warn("standard input without --name: if this load is cut off, it can't be resumed, only undone");
-    }
-    if reads_stdin {
-        observer.say("reading standard input");
-    }
-    let (options, settings, flag) = (request.options.clone(), request.settings.clone(), stop.clone());
-    let opening = blocking(move || opened::open_sources(found.places, &options, &settings, &flag));
-    let opened = tokio::select! {
-        opened = opening => opened?,
-        interrupted = interrupts.first() => return Err(interrupted.hint("nothing was loaded")),
-    };
-    let mut empty = Vec::new();
-    for source in &opened {
-        if let OpenedKind::Text(text) = &source.kind {
-            tracing::info!("{}: {}, columns {}", source.place, text.format, text.columns.join(", "));
-            empty.extend(text.has_no_record.then_some(&source.place));
-        }
-    }
-    for place in empty.iter().take(EMPTY_SHOWN) {
-        observer.warn(&format!("{place} has a header and no rows"));
-    }
-    if empty.len() > EMPTY_SHOWN {
-        observer.warn(&format!("so have {} more files", empty.len() - EMPTY_SHOWN));
-    }
-    Ok(OpenedSources { sources: Arc::new(opened), stop, interrupts })
 }
 
 /// Runs a load of opened sources.

@@ -24,6 +24,7 @@ pub mod plan;
 pub mod preflight;
 mod prepare;
 mod reading;
+pub mod request;
 pub mod retry;
 pub mod routing;
 pub mod steady;

@@ -4,11 +4,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::control::Control;
-use super::load::{LoadRequest, Prepared, REBUILD, blocking};
+use super::load::{Prepared, REBUILD, blocking};
 use super::observer::Observer;
 use super::opened::OpenedSource;
 use super::plan::{IndexPolicy, LoadPlan};
 use super::preflight;
+use super::request::LoadRequest;
 use super::routing::choose;
 use super::steady::Connector;
 use crate::error::{Error, Kind, Result};

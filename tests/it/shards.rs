@@ -26,7 +26,7 @@ fn each_route_brings_every_row_to_its_shard() {
             let load = cluster.load(&path, table).with("--route", route).with("--index", "none");
             load.with("--max-rejects", 1).with("--memory", "32MiB")
         };
-        let told = load().run().exits(3).rows(19_999, 1, 0).says(&format!("route {says}"));
+        let told = load().run().exits(3).rows(19_999, 1, 0).says(format!("route {says}"));
         assert_eq!(told.report["route"], says);
         Rows::are_all_in(&[&rows], &session, table);
         // A row in a shard that is not its channel's is found by the fan-out, and not by its channel.

@@ -151,7 +151,8 @@ impl Round<'_> {
             _ => {
                 let node = dice.of_range(0..3) as usize;
                 let end = "select count(pg_terminate_backend(pid)) from (
-                    select pid from pg_stat_activity where application_name like 'vecload load %' order by pid limit 1) one";
+                    select pid from pg_stat_activity where application_name like 'vecload load %'
+                    order by pid limit 1) one";
                 self.cluster.session(node).one::<i64>(end);
             }
         }
@@ -193,7 +194,8 @@ impl Round<'_> {
         ));
         session.run(&format!(
             "select citus_split_shard_by_split_points({shard}, array['{middle}'],
-                (select array_agg(nodeid::integer order by nodeid) from pg_dist_node where groupid > 0), 'block_writes')"
+                (select array_agg(nodeid::integer order by nodeid) from pg_dist_node where groupid > 0),
+                'block_writes')"
         ));
         self.note(&format!("shard {shard} was split at {middle}"));
     }
