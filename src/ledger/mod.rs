@@ -73,9 +73,15 @@ async fn migrate(client: &mut Client) -> Result<()> {
             .await
             .map_err(|error| pg_error("create the ledger's schema, vecload_ledger", error))?;
     }
+    // Citus warns of what it leaves on this node, which is what is meant.
+    let quiet = "set client_min_messages to error";
+    client.batch_execute(quiet).await.map_err(|error| pg_error("prepare the ledger", error))?;
     let mut runner = refinery::Runner::new(&migrations()?);
     runner.set_migration_table_name(HISTORY_TABLE);
-    runner.run_async(client).await.map(|_| ()).map_err(|error| {
+    let migrated = runner.run_async(client).await;
+    let loud = "reset client_min_messages";
+    client.batch_execute(loud).await.map_err(|error| pg_error("prepare the ledger", error))?;
+    migrated.map(|_| ()).map_err(|error| {
         Error::failed("bring the ledger's schema up to date")
             .because(error)
             .hint("a ledger of a newer vecload can't be used by an older one: update vecload")

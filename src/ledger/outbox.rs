@@ -23,6 +23,9 @@ const COLUMNS: &str =
     "load_id, run, block, target, relfilenode, rows, source_ids, units, first_rows, last_rows,
     hash_lows, hash_highs, slice_rows, id_firsts, id_lasts, checksum, source_range, committed_at";
 
+/// A few rows in each shard: another connection costs more than it saves.
+const ONE_CONNECTION: &str = "set local citus.max_adaptive_executor_pool_size = 1";
+
 /// The tables of one colocation group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outbox {
@@ -93,6 +96,7 @@ impl Outbox {
     pub async fn let_commit(&self, client: &mut Client, run: &Run, channels: &[i64]) -> Result<()> {
         let failed = |error| pg_error("let the run write on the workers", error);
         let transaction = client.transaction().await.map_err(failed)?;
+        transaction.batch_execute(ONE_CONNECTION).await.map_err(failed)?;
         let fence = format!(
             "insert into {} (channel, load_id, token) select channel, $2, $3 from unnest($1::bigint[]) channel
              on conflict (channel, load_id) do update set token = excluded.token",
@@ -123,6 +127,7 @@ pub async fn take_in(transaction: &Transaction<'_>, load_ids: &[i64]) -> Result<
     }
     // Rows that an earlier transaction of this kind has taken may still be there while a node's part is prepared.
     prepared::settle(transaction).await?;
+    transaction.batch_execute(ONE_CONNECTION).await.map_err(failed)?;
     for outbox in &outboxes {
         let unfence = format!("delete from {} where load_id = any($1)", outbox.fences.sql());
         transaction.execute(&unfence, &[&load_ids]).await.map_err(failed)?;

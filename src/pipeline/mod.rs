@@ -139,7 +139,7 @@ impl Attempt {
             under_way: UnderWay::default(),
             runtime: Handle::current(),
         };
-        let block_bytes = self.plan.block_bytes(self.routing.places());
+        let block_bytes = self.plan.block_bytes(self.routing.places(), self.routing.route);
         let open = Arc::new(OpenBlocks::new(self.routing.places(), block_bytes));
         let context = Arc::new(LaneContext {
             partitioner: Partitioner {

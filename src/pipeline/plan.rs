@@ -9,6 +9,7 @@ use crate::batch::Batcher;
 use crate::ledger::settle::Extent;
 use crate::partition::FieldSource;
 use crate::postgres::catalog::{Sequence, Target};
+use crate::route::Route;
 use crate::source::fingerprint::Fingerprint;
 use crate::source::parquet::Projection;
 use crate::source::synthetic::Synthetic;
@@ -29,6 +30,10 @@ const TEXT_BATCH_ROWS_MAX: usize = 1024;
 /// little is lost by a kill and that writers finish together.
 const BLOCK_BYTES: usize = 8 << 20;
 const BLOCK_BYTES_MIN: usize = 256 << 10;
+
+/// The same for blocks that a Citus coordinator takes apart: each is a COPY into every shard of a worker, and a two-phase
+/// commit.
+const TAKEN_APART_BYTES: usize = 32 << 20;
 
 /// Partitions of a table on one node: rows of a channel share blocks, and few blocks are open at a time.
 const PARTITIONS: usize = 8;
@@ -236,9 +241,10 @@ impl LoadPlan {
 
     /// Size at which a block is sealed, where so many are open at a time: all of them, two per writer and one batch per
     /// lane fit.
-    pub fn block_bytes(&self, places: usize) -> usize {
+    pub fn block_bytes(&self, places: usize, route: Route) -> usize {
+        let most = if route == Route::Coordinator { TAKEN_APART_BYTES } else { BLOCK_BYTES };
         let blocks = places + 2 * self.settings.writers + self.settings.lanes;
-        (self.block_memory() / blocks).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES)
+        (self.block_memory() / blocks).clamp(BLOCK_BYTES_MIN, most)
     }
 
     /// Rows of all sources, or as many as `--limit` lets through; none while a source's are not known.

@@ -15,7 +15,7 @@ use crate::route::shards::{Node, ShardMap};
 use crate::source::Place;
 
 /// Connections over which Citus sends one COPY on to a worker, at most: more gain nothing (docs/performance.md).
-const POOL_MAX: i64 = 4;
+const POOL_MAX: i64 = 2;
 
 /// Connections of a worker that are left to others.
 const LEFT_TO_OTHERS: i64 = 5;
