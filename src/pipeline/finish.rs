@@ -165,6 +165,7 @@ pub(super) async fn settle(
         Ok(()) => LoadState::Complete,
     };
     let written = counters.write.totals();
+    let writers = load.routing.writers(load.plan.settings.writers);
     let report = LoadReport {
         load: load.claim.load_id,
         name: load.name.clone(),
@@ -176,9 +177,9 @@ pub(super) async fn settle(
             .round(),
         peak_rss_bytes: report::peak_rss_bytes(),
         lanes: load.plan.settings.lanes,
-        writers: load.plan.settings.writers,
+        writers,
         route: load.routing.route,
-        bottleneck: Bottleneck::of(counters, load.plan.settings.lanes, load.plan.settings.writers).name(),
+        bottleneck: Bottleneck::of(counters, load.plan.settings.lanes, writers).name(),
         stages: report::stages(counters),
         index: IndexReport {
             policy: load.index.name().into(),

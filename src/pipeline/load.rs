@@ -274,7 +274,7 @@ impl Prepared {
             stored_bytes: self.plan.stored_bytes(),
             rows_before,
             lanes: self.plan.settings.lanes,
-            writers: self.plan.settings.writers,
+            writers: self.routing.writers(self.plan.settings.writers),
         });
         let flowing = Instant::now();
         self.control.stand_for(run).await;

@@ -215,7 +215,7 @@ impl Attempt {
 
     /// An endpoint for each writer, and how it is connected to.
     fn writer_places(&self) -> impl Iterator<Item = (usize, Arc<Endpoint>, Connector)> {
-        let each = self.plan.settings.writers.div_ceil(self.routing.endpoints.len());
+        let each = self.routing.writers_each(self.plan.settings.writers);
         self.routing.endpoints.iter().enumerate().flat_map(move |(index, endpoint)| {
             let endpoint = Arc::new(endpoint.clone());
             let connect = match &endpoint.node {

@@ -52,7 +52,13 @@ pub(super) async fn prepare_in_tries(
             Err(error) if is_known && (error.is_lost() || request.settings.waits_for_server) => {
                 tries.pause(error, &connector.stop).await?;
             }
-            prepared => return prepared,
+            // No row was written.
+            prepared => {
+                return prepared.map_err(|error| match error.kind() {
+                    Kind::Failed => error.with_kind(Kind::Refused),
+                    _ => error,
+                });
+            }
         }
     }
 }
@@ -106,9 +112,13 @@ async fn prepare(
             ));
         }
     };
+    if target.citus.as_ref().is_some_and(|citus| citus.on_worker) {
+        return Err(Error::refused(format!("{} is a worker of a Citus cluster", connect.describe()))
+            .hint("connect to the coordinator: the ledger is there, and it knows what is loaded already"));
+    }
     let plan = plan_for(target).await?;
     let versions = ServerVersions::of(&control).await?;
-    ledger::prepare(&mut control).await.map_err(|error| error.with_kind(Kind::Refused))?;
+    ledger::prepare(&mut control).await?;
 
     let index = match (request.index, plan.target.is_empty) {
         (IndexPolicy::Auto | IndexPolicy::Defer, _) if !plan.target.indexes_can_change => {
@@ -132,11 +142,7 @@ async fn prepare(
     };
     let routing = choose(&control, connect, &plan).await?;
     // Until the claim is committed nothing is written.
-    let claimed = claim(&mut control, &plan.target, &claim_request(&plan, request, index_plan)).await;
-    let claimed = claimed.map_err(|error| match error.kind() {
-        Kind::Failed => error.with_kind(Kind::Refused),
-        _ => error,
-    })?;
+    let claimed = claim(&mut control, &plan.target, &claim_request(&plan, request, index_plan)).await?;
     // A resumption finds rows in the table; what the load's first run decided still holds.
     let index = match claimed.index_plan.as_str() {
         "defer" | REBUILD if request.index == IndexPolicy::Auto => IndexPolicy::Defer,

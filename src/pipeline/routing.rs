@@ -65,7 +65,7 @@ pub(super) async fn choose(
                     "route shards: straight into {} on {}, {} each",
                     counted(map.shards.len(), "shard"),
                     counted(map.nodes.len(), "node"),
-                    counted(plan.settings.writers.div_ceil(map.nodes.len().max(1)), "writer")
+                    counted(routing.writers_each(plan.settings.writers), "writer")
                 ));
                 return Ok(Arc::new(routing));
             }
@@ -119,6 +119,11 @@ async fn shards(
             "shard {} is on {} nodes, which only the coordinator writes together",
             shard.id, shard.placements
         ))));
+    }
+    if distribution.has_policies {
+        return Ok(Err(Refusal::of(
+            "the table has row security policies for this role, which shards may not have",
+        )));
     }
     let needs_coordinator =
         |column: &&TargetColumn| column.sequence.is_some() && !plan.copy_columns.contains(&column.name);

@@ -349,8 +349,13 @@ pub async fn write_rejects(
             next = (count < REJECTS_PER_TRANSACTION).then(|| rejects.try_recv().ok()).flatten();
         }
         let recorded = steady.run(async |session| {
-            rejects::record(session, &run, &source_ids, &pending).await?;
-            record_last(session, &run, &source_ids, &refused).await
+            if !pending.is_empty() {
+                rejects::record(session, &run, &source_ids, &pending).await?;
+            }
+            match refused.is_empty() {
+                true => Ok(()),
+                false => record_last(session, &run, &source_ids, &refused).await,
+            }
         });
         match recorded.await {
             // Who does not wait any more has no use for it.

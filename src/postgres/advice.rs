@@ -26,6 +26,9 @@ pub(super) fn for_server_error(error: &ServerError) -> Option<String> {
         }
         "53200" => "the server is out of memory: lower --writers, or its work_mem and maintenance_work_mem",
         "42501" => return Some(permission(error)),
+        "08006" if error.message.contains("remote node") => {
+            "a worker of the cluster is away: start it, or take it out of the cluster"
+        }
         "57P01" | "57P02" => "the server was stopped or the session was ended: run the same command again",
         "57P03" => "the server is starting up or shutting down: try again in a moment",
         "25006" => {
@@ -187,6 +190,7 @@ mod tests {
             ("28P01", "", "~/.pgpass"),
             ("28000", "", "pg_hba.conf"),
             ("28000", "connection requires a valid client certificate", "sslkey"),
+            ("08006", "connection to the remote node w:5432 failed", "worker"),
             ("3D000", "", "createdb"),
             ("53300", "", "max_connections"),
             ("53100", "", "free space"),

@@ -78,6 +78,10 @@ pub struct Distribution {
     pub column: String,
     /// Number of shards.
     pub shards: i64,
+    /// Whether this server is a worker of the cluster.
+    pub on_worker: bool,
+    /// Whether policies hide rows from this role or keep them out.
+    pub has_policies: bool,
     /// The group of tables whose shards of one range lie on one node.
     pub colocation: i32,
 }
@@ -266,7 +270,9 @@ async fn distribution(client: &Client, oid: u32) -> Result<Option<Distribution>,
         .query_opt(
             "select column_to_column_name(logicalrelid, partkey) as column,
                     (select count(*) from pg_dist_shard s where s.logicalrelid = p.logicalrelid) as shards,
-                    colocationid::integer as colocation
+                    colocationid::integer as colocation,
+                    (select groupid <> 0 from pg_dist_local_group) as on_worker,
+                    row_security_active(logicalrelid::oid) as has_policies
              from pg_dist_partition p where logicalrelid = $1::oid and partmethod = 'h'",
             &[&oid],
         )
@@ -275,6 +281,8 @@ async fn distribution(client: &Client, oid: u32) -> Result<Option<Distribution>,
         column: row.get("column"),
         shards: row.get("shards"),
         colocation: row.get("colocation"),
+        on_worker: row.get("on_worker"),
+        has_policies: row.get("has_policies"),
     }))
 }
 

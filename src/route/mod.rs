@@ -186,6 +186,16 @@ impl Routing {
         })
     }
 
+    /// Writers of each endpoint, where so many are asked for.
+    pub fn writers_each(&self, writers: usize) -> usize {
+        writers.div_ceil(self.endpoints.len().max(1))
+    }
+
+    /// Writers of all endpoints.
+    pub fn writers(&self, writers: usize) -> usize {
+        self.writers_each(writers) * self.endpoints.len()
+    }
+
     /// How many blocks are open at a time.
     pub fn places(&self) -> usize {
         self.endpoint_of.len()

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::cluster::Cluster;
-use super::program::Outcome;
+use super::program::{Outcome, Vecload};
 use super::rows::Rows;
 use super::server::LEDGER;
 use super::session::Session;
@@ -20,6 +20,11 @@ fn a_cluster_of_three_nodes_is_filled_searched_and_resumed() {
     loads_are_taken_back(cluster, &session);
 }
 
+/// Routes have tests of their own.
+fn load(cluster: &Cluster, path: &Path, table: &str) -> Vecload {
+    cluster.load(path, table).with("--route", "coordinator")
+}
+
 fn rows_arrive_on_all_nodes(cluster: &Cluster, session: &Session, dir: &Path) {
     let migrate = &["migrate", "--dim", "32", "--shards", "8", "--json"];
     let status = cluster.vecload(migrate).exits(0).report;
@@ -27,7 +32,7 @@ fn rows_arrive_on_all_nodes(cluster: &Cluster, session: &Session, dir: &Path) {
     cluster.vecload(migrate).exits(0);
     let rows = Rows::new(8_000, 32).group(3_000).bad([5_000]);
     let path = rows.write(dir, "rows.parquet");
-    let told = cluster.load(&path, "chunks").with("--max-rejects", 1).run().exits(3).rows(7_999, 1, 0);
+    let told = load(cluster, &path, "chunks").with("--max-rejects", 1).run().exits(3).rows(7_999, 1, 0);
     assert_eq!(told.report["route"], "coordinator");
     assert!(told.report["server"]["citus"].is_string());
     Rows::are_all_in(&[&rows], session, "chunks");
@@ -36,7 +41,7 @@ fn rows_arrive_on_all_nodes(cluster: &Cluster, session: &Session, dir: &Path) {
          where table_name = 'chunks'::regclass and shard_size > 0",
     );
     assert!(nodes >= 2, "{nodes} nodes hold shards");
-    cluster.load(&path, "chunks").with("--max-rejects", 1).run().exits(3).state("already_loaded");
+    load(cluster, &path, "chunks").with("--max-rejects", 1).run().exits(3).state("already_loaded");
     // Where a row lies is what the channel's hash says.
     let channels: Vec<i64> = session.column("select distinct channel_id from chunks");
     for channel in channels {
@@ -71,7 +76,7 @@ fn refused_rows_are_found_without_a_line(cluster: &Cluster, session: &Session, d
     let path = rows.write(dir, "picky.parquet");
     let refused: Vec<u64> = (0..6_000).filter(|row| row % 701 == 3).collect();
     let count = refused.len() as u64;
-    let load = || cluster.load(&path, "picky").with("--index", "none").with("--max-rejects", "all");
+    let load = || load(cluster, &path, "picky").with("--index", "none").with("--max-rejects", "all");
     load().run().exits(3).rows(6_000 - count, count, 0);
     Rows::are_all_in(&[&rows.bad(refused)], session, "picky");
     load().run().exits(3).state("already_loaded").rows(0, count, 6_000 - count);
@@ -82,7 +87,7 @@ fn a_killed_load_goes_on(cluster: &Cluster, session: &Session, dir: &Path) {
     let rows = Rows::new(50_000, 64).from(1_000_000);
     let path = rows.write(dir, "second.parquet");
     let blocks = format!("{LEDGER}.blocks where target = 'second'::regclass");
-    let load = || cluster.load(&path, "second").with("--index", "none").with("--memory", "32MiB");
+    let load = || load(cluster, &path, "second").with("--index", "none").with("--memory", "32MiB");
     for (writers, lanes) in [(6, 2), (5, 1)] {
         let before = session.count(&blocks);
         let running = load().with("--writers", writers).with("--lanes", lanes).start();

@@ -234,6 +234,9 @@ fn a_route_that_can_not_be_taken_is_refused_with_the_reason() {
         "select create_distributed_table('twofold', 'channel_id', shard_count => 4, colocate_with => 'none')",
     );
     create("undistributed", "");
+    // The ledger is on the coordinator.
+    let load = super::program::Load::of(&path).with("--db", cluster.url(1)).table("twofold");
+    load.with("--set", "id=1").run().exits(2).says("is a worker").says("coordinator");
     for (table, reason) in
         [("numbered", "column line"), ("twofold", "is on 2 nodes"), ("undistributed", "not distributed")]
     {
@@ -247,4 +250,43 @@ fn a_route_that_can_not_be_taken_is_refused_with_the_reason() {
         assert_eq!(told.report["route"], if table == "undistributed" { "direct" } else { "coordinator" });
         assert_eq!(session.count(table), 500);
     }
+}
+
+#[test]
+fn a_cluster_that_can_not_take_the_load_says_so_before_the_first_row() {
+    let Some(cluster) = Cluster::start(3) else { return };
+    let session = cluster.session(0);
+    migrate(&cluster, "chunks", 16, 4);
+    let dir = tempfile::tempdir().expect("a directory");
+    let rows = Rows::new(2_000, 16);
+    let path = rows.write(dir.path(), "rows.parquet");
+    let load = |route: &str| cluster.load(&path, "chunks").with("--index", "none").with("--route", route);
+    // Sessions of others leave too few connections.
+    let free =
+        "select current_setting('max_connections')::int - 3 - (select count(*)::int from pg_stat_activity
+        where backend_type in ('client backend', 'walsender'))";
+    let free: i32 = cluster.session(1).one(free);
+    let held: Vec<_> = (0..free - 2).map(|_| cluster.session(1)).collect();
+    load("shards").with("--writers", 12).run().exits(2).says("free for 6 writers");
+    load("coordinator")
+        .with("--writers", 12)
+        .run()
+        .exits(2)
+        .says("12 writers need one each")
+        .says("--writers");
+    drop(held);
+    let port = cluster.ports[2];
+    cluster.crash(2);
+    for route in ["auto", "shards", "coordinator"] {
+        load(route).run().exits(2).says(format!("127.0.0.1:{port}"));
+    }
+    assert_eq!(session.count(&format!("{LEDGER}.loads")), 0);
+    // Said on the command line, a time to wait is kept.
+    let mut running = load("shards").with("--retry-for", "2m").start();
+    while !running.said().contains("trying again") {
+        assert!(!running.has_ended_within(std::time::Duration::from_millis(20)), "{}", running.said());
+    }
+    cluster.revive(2);
+    running.outcome().exits(0).rows(2_000, 0, 0);
+    Rows::are_all_in(&[&rows], &session, "chunks");
 }
