@@ -1,0 +1,104 @@
+//! The settings that searching depends on, as queries see them on each node.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::cluster::Cluster;
+use super::relations::Relations;
+use super::{Answer, Check, listed};
+use crate::postgres::Session;
+use crate::postgres::catalog::Target;
+
+/// What searching and building indexes depend on.
+const SETTINGS: [&str; 4] =
+    ["hnsw.ef_search", "hnsw.iterative_scan", "max_parallel_workers_per_gather", "maintenance_work_mem"];
+
+/// Settings of each node, in the order of [`SETTINGS`].
+type Values = [Option<String>; SETTINGS.len()];
+
+/// Whether all nodes have the same, and what it means for searches.
+pub(super) async fn check(
+    session: &Session,
+    cluster: &Cluster,
+    target: &Target,
+    relations: &Relations,
+) -> Answer<Check> {
+    let on_nodes = match relations.shards.is_empty() {
+        true => BTreeMap::from([(
+            values(session.query_one(&format!("select {}", columns()), &[]).await?, 0),
+            Vec::new(),
+        )]),
+        false => of_shards(session, cluster, target, relations).await?,
+    };
+    let Some(first) = on_nodes.keys().next() else {
+        return Ok(Check::skip("settings", "the table is empty, so no query of a shard tells them"));
+    };
+    let mut shown = Vec::new();
+    let mut different = Vec::new();
+    for (index, name) in SETTINGS.iter().enumerate() {
+        let mut by_value: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for (values, nodes) in &on_nodes {
+            let value = values[index].clone().unwrap_or_else(|| "default".into());
+            by_value.entry(value).or_default().extend(nodes.iter().map(String::as_str));
+        }
+        if by_value.len() > 1 {
+            different.push(*name);
+        }
+        let many = by_value.len() > 1;
+        let values = by_value.iter().map(|(value, nodes)| match many {
+            true => format!("{value} on {}", listed(nodes)),
+            false => value.clone(),
+        });
+        shown.push(format!("{name} {}", values.collect::<Vec<_>>().join(" and ")));
+    }
+    let mut check = Check::pass("settings", shown.join(", "));
+    if !different.is_empty() {
+        check.fail(
+            format!("queries on the nodes run with different settings: {}", different.join(", ")),
+            "set them for the database, on the coordinator: alter database NAME set SETTING = VALUE (before Citus 13.1 \
+             also on each worker), and take back what alter system has set on a node",
+        );
+    }
+    let has_hnsw = relations.table.indexes.iter().any(|index| index.what.starts_with("hnsw"));
+    let iterative = first[1].as_deref().unwrap_or("off");
+    if has_hnsw && target.channel_column().is_some() && iterative == "off" {
+        check.warn(
+            "hnsw.iterative_scan is off: an index search in one channel may find fewer rows than asked for (vecload \
+             search sets it by itself, other clients may not)",
+            "alter database NAME set hnsw.iterative_scan = strict_order, then connect anew",
+        );
+    }
+    Ok(check)
+}
+
+fn columns() -> String {
+    SETTINGS.map(|name| format!("current_setting('{SETTING}', true)", SETTING = name)).join(", ")
+}
+
+fn values(row: tokio_postgres::Row, from: usize) -> Values {
+    std::array::from_fn(|index| row.get(from + index))
+}
+
+/// What queries of the shards see, with the nodes that see it. Each shard reads its first page.
+async fn of_shards(
+    session: &Session,
+    cluster: &Cluster,
+    target: &Target,
+    relations: &Relations,
+) -> Answer<BTreeMap<Values, Vec<String>>> {
+    let groups = (1..=SETTINGS.len() + 1).map(|column| column.to_string()).collect::<Vec<_>>().join(", ");
+    let sql = format!(
+        "select tableoid::regclass::text, {} from {} where ctid < '(1,0)' group by {groups}",
+        columns(),
+        target.name.sql()
+    );
+    let mut on_nodes: BTreeMap<Values, BTreeSet<String>> = BTreeMap::new();
+    for row in session.query(&sql, &[]).await? {
+        let table: String = row.get(0);
+        let id = table.trim_end_matches('"').rsplit('_').next().and_then(|id| id.parse::<i64>().ok());
+        let shard = relations.shards.iter().find(|shard| Some(shard.id) == id);
+        let node = shard.and_then(|shard| cluster.of_group(shard.placements.first()?.group));
+        let name = node.map_or("a node", |node| &node.name);
+        on_nodes.entry(values(row, 1)).or_default().insert(name.into());
+    }
+    Ok(on_nodes.into_iter().map(|(values, nodes)| (values, nodes.into_iter().collect())).collect())
+}
