@@ -218,16 +218,13 @@ fn joined(mut ranges: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
 fn without(ranges: &[(i64, i64)], others: &[(i64, i64)]) -> Vec<(i64, i64)> {
     let mut left = Vec::new();
     for (start, last) in ranges {
-        let mut first = *start;
-        for (other_first, other_last) in others.iter().filter(|(from, to)| to >= start && from <= last) {
-            if *other_first > first {
-                left.push((first, other_first - 1));
-            }
-            first = first.max(other_last.saturating_add(1));
+        // None: nothing is left of it.
+        let mut rest = Some(*start);
+        for (from, to) in others.iter().filter(|(from, to)| to >= start && from <= last) {
+            left.extend(rest.filter(|first| from > first).map(|first| (first, from - 1)));
+            rest = (to < last).then(|| to + 1);
         }
-        if first <= *last {
-            left.push((first, *last));
-        }
+        left.extend(rest.map(|first| (first, *last)));
     }
     left
 }

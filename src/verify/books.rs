@@ -2,7 +2,7 @@
 
 use super::cluster::Cluster;
 use super::relations::Relations;
-use super::{Answer, Check, listed, made};
+use super::{Answer, Check, counted, listed, made};
 use crate::error::Result;
 use crate::ledger::audit::{self, Books, Recorded};
 use crate::postgres::Session;
@@ -21,6 +21,9 @@ pub(super) async fn checks(
     let ledger = made(session, "ledger", ledger(session, target)).await?;
     let counts = match cluster.silent() {
         _ if !count => Check::skip("counts", "the rows were not counted: --no-count"),
+        _ if !relations.readable => {
+            Check::skip("counts", "this role may not read the table: it needs SELECT")
+        }
         Some(node) => Check::skip("counts", format!("rows can't be counted: {} does not answer", node.name)),
         None => {
             let answer = counts(session, target, relations, tell).await;
@@ -63,7 +66,8 @@ async fn loads(session: &Session, target: &Target) -> Answer<Check> {
         return Ok(Check::skip("loads", why));
     }
     let loads = audit::loads(session, target).await?;
-    let mut check = Check::pass("loads", format!("{}, all finished", loads.len()));
+    let mut check =
+        Check::pass("loads", format!("{}, all finished", counted(loads.len() as i64, "load", "loads")));
     let mut open = Vec::new();
     for load in &loads {
         let id = load.load;
@@ -104,7 +108,8 @@ async fn loads(session: &Session, target: &Target) -> Answer<Check> {
         }
     }
     if !open.is_empty() {
-        check.found = format!("{}; not finished: {}", loads.len(), listed(&open));
+        let loads = counted(loads.len() as i64, "load", "loads");
+        check.found = format!("{loads}; not finished: {}", listed(&open));
     }
     Ok(check)
 }
@@ -114,7 +119,11 @@ async fn ledger(session: &Session, target: &Target) -> Answer<Check> {
         return Ok(Check::skip("ledger", why));
     }
     let Books { sources, complete, rows, rejected, unbalanced } = audit::books(session, target).await?;
-    let found = format!("{sources} sources, {complete} complete: {rows} rows loaded, {rejected} rejected");
+    let found = format!(
+        "{}, {complete} complete: {} loaded, {rejected} rejected",
+        counted(sources, "source", "sources"),
+        counted(rows, "row", "rows")
+    );
     let mut check = Check::pass("ledger", found);
     if !unbalanced.is_empty() {
         check.fail(
@@ -141,21 +150,25 @@ async fn counts(
     }
     // Before the rows: what is committed in between is in the table, and only there.
     let recorded = audit::recorded(session, target).await?;
-    let about = relations.rows().map_or("all".to_string(), |rows| format!("about {rows}"));
-    tell(&format!("counting {about} rows of {}; --no-count leaves that out", target.name));
+    let about = match relations.rows() {
+        Some(rows) => format!("about {}", counted(rows, "row", "rows")),
+        None => "the rows".into(),
+    };
+    tell(&format!("counting {about} of {}; --no-count leaves that out", target.name));
     session.batch_execute("set statement_timeout = 0").await?;
     let id = target.column("id").filter(|column| column.sequence.is_some()).map(|column| &*column.name);
-    let counted = audit::count(session, target, id, &recorded).await?;
-    Ok(compare(&recorded, &counted))
+    Ok(compare(&recorded, &audit::count(session, target, id, &recorded).await?))
 }
 
-fn compare(recorded: &[Recorded], counted: &audit::Counted) -> Check {
+fn compare(recorded: &[Recorded], there: &audit::Counted) -> Check {
     let known: i64 = recorded.iter().map(|load| load.rows).sum();
-    let mut check = Check::pass("counts", format!("{} rows; the ledger knows {known}", counted.rows));
+    let rows = counted(there.rows, "row", "rows");
+    let known = indicatif::HumanCount(known.unsigned_abs());
+    let mut check = Check::pass("counts", format!("{rows}; the ledger knows {known}"));
     let (mut by_id, mut without_ids) = (0, 0);
     for load in recorded {
         let id = load.load;
-        let Some(found) = counted.by_load.get(&id).copied().filter(|_| load.has_ids) else {
+        let Some(found) = there.by_load.get(&id).copied().filter(|_| load.has_ids) else {
             without_ids += load.rows;
             continue;
         };
@@ -176,12 +189,12 @@ fn compare(recorded: &[Recorded], counted: &audit::Counted) -> Check {
             };
             let back = if found == 0 { "forget" } else { "undo" };
             check.warn(
-                format!("{missing} of {} rows of load {id} are not in the table: {how}", load.rows),
+                format!("{missing} of {} of load {id} are not in the table: {how}", counted(load.rows, "row", "rows")),
                 format!("nothing, if that was meant; to have them again: vecload loads {back} {id}, then load again"),
             );
         }
     }
-    let others = counted.rows - by_id - without_ids;
+    let others = there.rows - by_id - without_ids;
     if others > 0 {
         check.found.push_str(&format!("; {others} came in another way"));
     } else if others < 0 {

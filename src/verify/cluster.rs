@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Answer, Check, listed};
+use super::{Answer, Check, counted, listed};
 use crate::postgres::Session;
 use crate::postgres::catalog::ServerVersions;
 
@@ -161,11 +161,8 @@ impl Cluster {
     pub(super) fn checks(&self) -> [Check; 2] {
         let workers = self.nodes.iter().filter(|node| self.is_worker(node)).count();
         let answering = self.nodes.iter().filter(|node| node.facts.is_ok()).count();
-        let found = format!(
-            "{workers} worker{}; {answering} of {} nodes answer",
-            if workers == 1 { "" } else { "s" },
-            self.nodes.len()
-        );
+        let workers_found = counted(workers as i64, "worker", "workers");
+        let found = format!("{workers_found}; {answering} of {} nodes answer", self.nodes.len());
         let mut check = Check::pass("nodes", found);
         if !self.has_coordinator {
             check.fail(

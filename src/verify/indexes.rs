@@ -1,17 +1,24 @@
 //! Whether every index is valid, on the table and on every shard.
 
-use std::collections::BTreeMap;
-
-use super::relations::{Index, Relation, Relations};
+use super::relations::{Index, Relation, Relations, Shard};
 use super::{Check, listed};
 use crate::index::standard_indexes;
 use crate::postgres::catalog::Target;
 use crate::postgres::types::TargetType;
 
+/// What is wrong with an index of the table.
+#[derive(Debug, Default)]
+struct Faults<'a> {
+    /// Shards where it is being built, where a build was broken off, and where it is not at all.
+    building: Vec<&'a str>,
+    broken: Vec<&'a str>,
+    missing: Vec<&'a str>,
+}
+
 /// Valid, there on every shard, and an HNSW index among them.
 pub(super) fn check(target: &Target, relations: &Relations) -> Check {
     let of_table = &relations.table.indexes;
-    let names: Vec<String> = of_table.iter().map(|index| short(&index.name, target)).collect();
+    let names: Vec<&str> = of_table.iter().map(|index| index.name.as_str()).collect();
     let on = match relations.shards.len() {
         0 => String::new(),
         shards => format!(", on {} of {shards} shards", relations.holders().count()),
@@ -21,12 +28,18 @@ pub(super) fn check(target: &Target, relations: &Relations) -> Check {
         count => format!("{count}: {}{on}", names.join(", ")),
     };
     let mut check = Check::pass("indexes", found);
-    broken(&mut check, &relations.table);
-    for shard in relations.shards.iter().filter_map(|shard| shard.relation()) {
-        broken(&mut check, shard);
-        if !check.cause.as_deref().unwrap_or_default().contains("not valid") {
-            missing(&mut check, of_table, shard);
+    for index in of_table {
+        let mut faults = Faults::default();
+        faults.add(Some(index), &relations.table.name);
+        for shard in &relations.shards {
+            if let Some(relation) = shard.relation() {
+                faults.add(of_shard(index, of_table, shard.id, relation), &relation.name);
+            }
         }
+        faults.tell(&mut check, &index.name);
+    }
+    for relation in relations.shards.iter().filter_map(Shard::relation) {
+        extra(&mut check, of_table, relation);
     }
     let is_vector = |kind: &Option<TargetType>| kind.as_ref().and_then(TargetType::vector_dim).is_some();
     let embedding = target
@@ -49,54 +62,59 @@ pub(super) fn check(target: &Target, relations: &Relations) -> Check {
     check
 }
 
-fn broken(check: &mut Check, relation: &Relation) {
-    let invalid = |building: bool| -> Vec<&str> {
-        let of = relation.indexes.iter().filter(|index| !index.valid && index.building == building);
-        of.map(|index| index.name.as_str()).collect()
-    };
-    let (building, broken) = (invalid(true), invalid(false));
-    if !building.is_empty() {
-        check.warn(
-            format!("being built: {}", listed(&building)),
-            "wait for it, then run vecload verify again",
-        );
+impl<'a> Faults<'a> {
+    fn add(&mut self, index: Option<&Index>, table: &'a str) {
+        match index {
+            Some(index) if index.valid => {}
+            Some(index) if index.building => self.building.push(table),
+            Some(_) => self.broken.push(table),
+            None => self.missing.push(table),
+        }
     }
-    if !broken.is_empty() {
-        check.fail(
-            format!("not valid: {}", listed(&broken)),
-            "a build was broken off, and what it has left costs writes and serves no search: drop the index of the \
-             table (drop index NAME), then build it again: vecload migrate, with the table's --dim and --type",
-        );
+
+    fn tell(&self, check: &mut Check, name: &str) {
+        let again = "drop it (drop index if exists NAME), then build it again: vecload migrate, with the table's --dim \
+                     and --type";
+        if !self.building.is_empty() {
+            let cause = format!("{name} is being built on {}", listed(&self.building));
+            check.warn(cause, "wait for it, then run vecload verify again");
+        }
+        if !self.broken.is_empty() {
+            let cause = format!(
+                "{name} is not valid on {}: a build was broken off, and what it has left costs writes and serves no \
+                 search",
+                listed(&self.broken)
+            );
+            check.fail(cause, again);
+        }
+        // Where a build was broken off on the table, it never came to some shards.
+        if self.broken.is_empty() && !self.missing.is_empty() {
+            check.fail(format!("{name} is missing on {}", listed(&self.missing)), again);
+        }
     }
 }
 
-fn missing(check: &mut Check, of_table: &[Index], shard: &Relation) {
-    let mut there: BTreeMap<&str, usize> = BTreeMap::new();
-    for index in &shard.indexes {
-        *there.entry(&index.what).or_default() += 1;
-    }
-    let lacks: Vec<&str> = of_table
-        .iter()
-        .filter(|index| match there.get_mut(index.what.as_str()) {
-            Some(count) if *count > 0 => {
-                *count -= 1;
-                false
-            }
-            _ => true,
-        })
-        .map(|index| index.name.as_str())
-        .collect();
-    if !lacks.is_empty() {
-        check.fail(
-            format!("{} has no {}", shard.name, listed(&lacks)),
-            "drop the index of the table (drop index NAME), then build it again: vecload migrate, with the table's \
-             --dim and --type",
-        );
-    }
+/// The index of a shard that belongs to one of the table: by its name, or, where that was too long for the shard's
+/// number, by what it indexes.
+fn of_shard<'a>(index: &Index, of_table: &[Index], shard: i64, relation: &'a Relation) -> Option<&'a Index> {
+    let named = |index: &Index| format!("{}_{shard}", index.name);
+    let by_name = relation.indexes.iter().find(|other| other.name == named(index));
+    by_name.or_else(|| {
+        let is_anothers = |other: &&Index| of_table.iter().any(|index| other.name == named(index));
+        relation.indexes.iter().find(|other| other.what == index.what && !is_anothers(other))
+    })
 }
 
-/// A name without the schema that the table has too.
-fn short(name: &str, target: &Target) -> String {
-    let schema = target.name.schema.as_deref().map(|schema| format!("{schema}."));
-    schema.and_then(|schema| name.strip_prefix(&schema)).unwrap_or(name).to_string()
+/// Broken indexes of a shard that the table does not know.
+fn extra(check: &mut Check, of_table: &[Index], relation: &Relation) {
+    let unknown = |index: &&Index| !of_table.iter().any(|other| other.what == index.what);
+    let broken = |index: &&Index| !index.valid && !index.building;
+    let names: Vec<&str> =
+        relation.indexes.iter().filter(unknown).filter(broken).map(|index| index.name.as_str()).collect();
+    if !names.is_empty() {
+        check.fail(
+            format!("not valid on {}, and unknown to the table: {}", relation.name, listed(&names)),
+            "on the shard's node: drop index NAME",
+        );
+    }
 }

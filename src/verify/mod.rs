@@ -80,7 +80,7 @@ pub struct Check {
 
 impl Check {
     fn pass(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Pass, found: found.into(), cause: None, cure: None }
+        Self { name, outcome: Outcome::Pass, found: on_one_line(&found.into()), cause: None, cure: None }
     }
 
     fn skip(name: &'static str, why: impl Into<String>) -> Self {
@@ -99,11 +99,11 @@ impl Check {
 
     fn add(&mut self, outcome: Outcome, cause: &str, cure: &str) {
         self.outcome = self.outcome.max(outcome);
-        for (text, more) in [(&mut self.cause, cause), (&mut self.cure, cure)] {
+        for (text, more) in [(&mut self.cause, on_one_line(cause)), (&mut self.cure, on_one_line(cure))] {
             match text {
-                Some(text) if text.contains(more) => {}
+                Some(text) if text.contains(&more) => {}
                 Some(text) => *text = format!("{text}; {more}"),
-                None => *text = Some(more.into()),
+                None => *text = Some(more),
             }
         }
     }
@@ -210,15 +210,26 @@ async fn of_table(
     if target.citus.is_some() {
         checks.extend(placements::checks(cluster, target, &relations));
     }
-    checks.push(made(session, "settings", settings::check(session, cluster, target, &relations)).await?);
+    let unreadable = "this role may not read the table: it needs SELECT";
+    checks.push(match relations.readable {
+        true => made(session, "settings", settings::check(session, cluster, target, &relations)).await?,
+        false => Check::skip("settings", unreadable),
+    });
     checks.push(indexes::check(target, &relations));
     for kind in [searches::Kind::Channel, searches::Kind::All] {
-        if let Some(kind) = kind.of(target) {
-            let name = kind.name();
-            let check = searches::check(session, server, target, &relations, kind);
-            let check = tokio::time::timeout(CHECK_MAX, check).await.unwrap_or_else(|_| Err(silent().into()));
-            checks.push(settled(session, name, check)?.unwrap_or_else(|check| check));
+        let name = kind.name();
+        if !kind.applies(target) {
+            continue;
         }
+        checks.push(match relations.readable {
+            true => {
+                let check = searches::check(session, cluster, server, target, &relations, kind);
+                let check = tokio::time::timeout(CHECK_MAX, check).await;
+                let check = check.unwrap_or_else(|_| Err(silent().into()));
+                settled(session, name, check)?.unwrap_or_else(|check| check)
+            }
+            false => Check::skip(name, unreadable),
+        });
     }
     checks.extend(books::checks(session, cluster, target, &relations, count, tell).await?);
     Ok(checks)
@@ -239,7 +250,7 @@ fn table(target: &Target, relations: &Relations) -> Check {
         return check;
     }
     let rows = match relations.rows() {
-        Some(rows) => format!("about {rows} rows"),
+        Some(rows) => format!("about {}", counted(rows, "row", "rows")),
         None => "not analyzed yet".into(),
     };
     Check::pass("table", format!("{}: {}, {rows}", target.name, vectors.join(", ")))
@@ -333,6 +344,16 @@ fn failed(name: &'static str, error: &Error) -> Check {
     let mut check = Check::pass(name, "the check could not be made");
     check.fail(error.to_string(), error.advice().unwrap_or("mend what the server names, then run it again"));
     check
+}
+
+/// Servers' messages may have several lines.
+fn on_one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+/// A count with its noun: 1 row, 20,000 rows.
+fn counted(count: i64, one: &str, many: &str) -> String {
+    format!("{} {}", indicatif::HumanCount(count.unsigned_abs()), if count == 1 { one } else { many })
 }
 
 /// The first of some names, and how many more there are.

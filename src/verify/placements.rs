@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::cluster::Cluster;
 use super::relations::{Relations, Shard};
 use super::{Answer, Check, listed};
-use crate::postgres::Session;
 use crate::postgres::catalog::Target;
+use crate::postgres::{Session, quote_literal};
 
 /// A shard this many times as large as the average is worth a word.
 const SKEW_MAX: f64 = 3.0;
@@ -28,12 +28,12 @@ pub(super) async fn distribution(session: &Session, cluster: &Cluster, target: &
             &[&target.oid],
         )
         .await?;
-    let channel = target.column("channel_id").map_or("a column of the primary key", |column| &column.name);
-    let distribute = format!(
-        "select create_distributed_table({}, {})",
-        crate::postgres::quote_literal(&target.name.to_string()),
-        crate::postgres::quote_literal(channel)
-    );
+    let table = quote_literal(&target.name.sql());
+    let column = match target.column("channel_id") {
+        Some(_) => "'channel_id'",
+        None => "COLUMN",
+    };
+    let distribute = format!("select create_distributed_table({table}, {column})");
     let Some(row) = row else {
         let mut check = Check::pass("distribution", format!("{} is not distributed", target.name));
         let cause = "all its rows are on this server alone";
@@ -53,7 +53,7 @@ pub(super) async fn distribution(session: &Session, cluster: &Cluster, target: &
         let mut check = Check::pass("distribution", what);
         check.fail(
             "channels are not spread over the nodes",
-            format!("select undistribute_table(…), then {distribute}"),
+            format!("select undistribute_table({table}), then {distribute}"),
         );
         return Ok(check);
     };
@@ -66,10 +66,7 @@ pub(super) async fn distribution(session: &Session, cluster: &Cluster, target: &
     if citus.column != "channel_id" && target.column("channel_id").is_some() {
         check.warn(
             format!("it is distributed by {}, so a search in one channel asks every shard", citus.column),
-            format!(
-                "select alter_distributed_table({}, distribution_column => 'channel_id')",
-                crate::postgres::quote_literal(&target.name.to_string())
-            ),
+            format!("select alter_distributed_table({}, distribution_column => 'channel_id')", table),
         );
     }
     Ok(check)
@@ -229,7 +226,7 @@ fn skew(cluster: &Cluster, target: &Target, relations: &Relations) -> Check {
             .first()
             .and_then(|at| cluster.of_group(at.group))
             .map_or("its node", |node| &node.name);
-        let table = crate::postgres::quote_literal(&target.name.to_string());
+        let table = quote_literal(&target.name.sql());
         check.warn(
             format!(
                 "shard {} on {node} is much larger than the others: a few channels have most rows",

@@ -17,7 +17,7 @@ const CHANNELS_MAX: usize = 5;
 /// An index as a catalog has it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Index {
-    /// Its name, with its schema where needed, as SQL.
+    /// Its name; it is in the schema of its table.
     pub name: String,
     /// Access method, columns, options and condition: the same for a table and its shards.
     pub what: String,
@@ -88,7 +88,9 @@ pub(super) struct Relations {
     pub shards: Vec<Shard>,
     /// Tables of shards on nodes where the cluster does not look for them: node and table.
     pub strays: Vec<(String, String)>,
-    /// What the session's database does with leftovers of moves, as Citus has recorded them.
+    /// Whether this role may read the rows.
+    pub readable: bool,
+    /// Tables of moved or split shards that Citus has yet to drop.
     pub leftovers: i64,
 }
 
@@ -107,7 +109,9 @@ impl Relations {
         let table = read(&of_table)?.into_iter().next().ok_or_else(|| {
             Error::failed(format!("{} was dropped meanwhile", target.name)).hint("run it again")
         })?;
-        let mut relations = Self { table, shards: Vec::new(), strays: Vec::new(), leftovers: 0 };
+        let may_read = "select has_table_privilege($1::oid, 'select')";
+        let readable = session.query_one(may_read, &[&target.oid]).await?.get(0);
+        let mut relations = Self { table, shards: Vec::new(), strays: Vec::new(), readable, leftovers: 0 };
         if !cluster.citus {
             return Ok(relations);
         }
@@ -168,9 +172,9 @@ impl Relations {
     }
 
     /// Estimated rows, as far as relations were analyzed.
-    pub(super) fn rows(&self) -> Option<u64> {
+    pub(super) fn rows(&self) -> Option<i64> {
         let known: Vec<f64> = self.holders().filter_map(Relation::rows).collect();
-        (!known.is_empty()).then(|| known.iter().sum::<f64>() as u64)
+        (!known.is_empty()).then(|| known.iter().sum::<f64>() as i64)
     }
 
     /// The commonest channels with their estimated rows, most first.
@@ -197,7 +201,7 @@ fn facts(condition: &str, target: &Target) -> String {
             'rows', c.reltuples,
             'bytes', coalesce(pg_table_size(c.oid), 0),
             'indexes', (select coalesce(json_agg(json_build_object(
-                    'name', format('%I.%I', x.relnamespace::regnamespace, x.relname),
+                    'name', x.relname,
                     'what', substring(pg_get_indexdef(i.indexrelid) from ' USING (.*)'),
                     'valid', i.indisvalid and i.indisready and i.indislive,
                     'building', exists (select from pg_stat_progress_create_index b where b.relid = c.oid))

@@ -1,5 +1,6 @@
 //! A search in one channel and one of all rows: what the plans are, and how long they take.
 
+use super::cluster::Cluster;
 use super::relations::{Relation, Relations};
 use super::{Answer, Check};
 use crate::postgres::catalog::{ServerVersions, Target};
@@ -16,6 +17,9 @@ const PLAN_ROWS_MIN: f64 = 10_000.0;
 /// From so many rows on, a search without index is no search.
 const SLOW_ROWS_MIN: f64 = 100_000.0;
 
+/// Without an HNSW index, larger tables are not searched as a whole, in bytes.
+const SCAN_BYTES_MAX: i64 = 256 << 20;
+
 /// Which search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -26,9 +30,9 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// This kind, if it applies to the table.
-    pub(super) fn of(self, target: &Target) -> Option<Self> {
-        (self == Self::All || target.channel_column().is_some()).then_some(self)
+    /// Whether the table can be searched so.
+    pub(super) fn applies(self, target: &Target) -> bool {
+        self == Self::All || target.channel_column().is_some()
     }
 
     /// The check's name.
@@ -56,6 +60,7 @@ struct Plan {
 /// Searches for a random direction and judges the plan.
 pub(super) async fn check(
     session: &mut Session,
+    cluster: &Cluster,
     server: &ServerVersions,
     target: &Target,
     relations: &Relations,
@@ -63,10 +68,16 @@ pub(super) async fn check(
 ) -> Answer<Check> {
     let name = kind.name();
     let hnsw = relations.table.indexes.iter().any(|index| index.valid && index.what.starts_with("hnsw"));
-    let rows = relations.rows();
-    if kind == Kind::All && !hnsw && rows.is_none_or(|rows| rows as f64 > SLOW_ROWS_MIN) {
+    let bytes: i64 = relations.holders().map(|relation| relation.bytes).sum();
+    if kind == Kind::All && !hnsw && bytes > SCAN_BYTES_MAX {
         let why = "there is no HNSW index: it would compare the query with every row of a large table";
         return Ok(Check::skip(name, why));
+    }
+    if let Some(node) = cluster.silent().filter(|_| kind == Kind::All) {
+        return Ok(Check::skip(
+            name,
+            format!("{} does not answer, so no search of all rows would", node.name),
+        ));
     }
     let has_dimension = |kind: &Option<TargetType>| {
         kind.as_ref().and_then(TargetType::vector_dim).is_some_and(|dim| dim.is_some())
@@ -133,7 +144,7 @@ fn judge(
     let rows = read.and_then(Relation::rows);
     let by_hnsw = read.is_some_and(|relation| {
         let mut used = relation.indexes.iter().filter(|index| index.what.starts_with("hnsw"));
-        used.any(|index| plan.indexes.iter().any(|used| is_named(&index.name, used)))
+        used.any(|index| plan.indexes.iter().any(|used| used.trim_matches('"') == index.name))
     });
     // Within a channel any index that finds its rows will do.
     let fits = by_hnsw || channel.is_some() && !plan.reads_all && !plan.indexes.is_empty();

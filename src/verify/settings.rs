@@ -4,16 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::cluster::Cluster;
 use super::relations::Relations;
-use super::{Answer, Check, listed};
-use crate::postgres::Session;
+use super::{Answer, Check, listed, versions};
 use crate::postgres::catalog::Target;
+use crate::postgres::{Session, quote_ident};
 
-/// What searching and building indexes depend on.
-const SETTINGS: [&str; 4] =
-    ["hnsw.ef_search", "hnsw.iterative_scan", "max_parallel_workers_per_gather", "maintenance_work_mem"];
+/// What searching and building indexes depend on, and what counts in a session that has not needed pgvector yet.
+const SETTINGS: [(&str, &str); 4] = [
+    ("hnsw.ef_search", "40"),
+    ("hnsw.iterative_scan", "off"),
+    ("max_parallel_workers_per_gather", ""),
+    ("maintenance_work_mem", ""),
+];
+
+/// The place of `hnsw.iterative_scan` among them.
+const ITERATIVE: usize = 1;
 
 /// Settings of each node, in the order of [`SETTINGS`].
-type Values = [Option<String>; SETTINGS.len()];
+type Values = [String; SETTINGS.len()];
 
 /// Whether all nodes have the same, and what it means for searches.
 pub(super) async fn check(
@@ -29,16 +36,17 @@ pub(super) async fn check(
         )]),
         false => of_shards(session, cluster, target, relations).await?,
     };
+    let database: String = session.query_one("select current_database()::text", &[]).await?.get(0);
+    let alter = format!("alter database {} set", quote_ident(&database));
     let Some(first) = on_nodes.keys().next() else {
         return Ok(Check::skip("settings", "the table is empty, so no query of a shard tells them"));
     };
     let mut shown = Vec::new();
     let mut different = Vec::new();
-    for (index, name) in SETTINGS.iter().enumerate() {
+    for (index, (name, _)) in SETTINGS.iter().enumerate() {
         let mut by_value: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for (values, nodes) in &on_nodes {
-            let value = values[index].clone().unwrap_or_else(|| "default".into());
-            by_value.entry(value).or_default().extend(nodes.iter().map(String::as_str));
+            by_value.entry(values[index].clone()).or_default().extend(nodes.iter().map(String::as_str));
         }
         if by_value.len() > 1 {
             different.push(*name);
@@ -54,28 +62,33 @@ pub(super) async fn check(
     if !different.is_empty() {
         check.fail(
             format!("queries on the nodes run with different settings: {}", different.join(", ")),
-            "set them for the database, on the coordinator: alter database NAME set SETTING = VALUE (before Citus 13.1 \
-             also on each worker), and take back what alter system has set on a node",
+            format!(
+                "set them for the database, on the coordinator: {alter} SETTING = VALUE (before Citus 13.1 also on \
+                 each worker), and take back what alter system has set on one node"
+            ),
         );
     }
     let has_hnsw = relations.table.indexes.iter().any(|index| index.what.starts_with("hnsw"));
-    let iterative = first[1].as_deref().unwrap_or("off");
-    if has_hnsw && target.channel_column().is_some() && iterative == "off" {
+    let filtered = has_hnsw && target.channel_column().is_some();
+    if filtered && first[ITERATIVE] == "off" && versions::can_iterate(cluster) {
         check.warn(
             "hnsw.iterative_scan is off: an index search in one channel may find fewer rows than asked for (vecload \
              search sets it by itself, other clients may not)",
-            "alter database NAME set hnsw.iterative_scan = strict_order, then connect anew",
+            format!("{alter} hnsw.iterative_scan = strict_order, then connect anew"),
         );
     }
     Ok(check)
 }
 
 fn columns() -> String {
-    SETTINGS.map(|name| format!("current_setting('{SETTING}', true)", SETTING = name)).join(", ")
+    SETTINGS.map(|(name, _)| format!("current_setting('{SETTING}', true)", SETTING = name)).join(", ")
 }
 
 fn values(row: tokio_postgres::Row, from: usize) -> Values {
-    std::array::from_fn(|index| row.get(from + index))
+    std::array::from_fn(|index| {
+        let value: Option<String> = row.get(from + index);
+        value.unwrap_or_else(|| SETTINGS[index].1.into())
+    })
 }
 
 /// What queries of the shards see, with the nodes that see it. Each shard reads its first page.

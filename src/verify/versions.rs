@@ -55,16 +55,24 @@ fn postgres(cluster: &Cluster) -> Check {
 
 fn pgvector(cluster: &Cluster) -> Check {
     let mut check = extension(cluster, "vector", "pgvector");
+    if let Some(version) = oldest_pgvector(cluster) {
+        judge_pgvector(&mut check, version);
+    }
+    check
+}
+
+/// Whether a scan of an index can go on until enough rows pass a filter.
+pub(super) fn can_iterate(cluster: &Cluster) -> bool {
+    oldest_pgvector(cluster).is_some_and(|version| version >= ITERATIVE_FIRST)
+}
+
+fn oldest_pgvector(cluster: &Cluster) -> Option<Numbers> {
     // The library is what runs, whatever version of its SQL the database has.
     let running = |facts: &Facts| {
         let of = |versions: &BTreeMap<String, String>| versions.get("vector").and_then(|text| numbers(text));
         facts.extensions.get("vector").and_then(|_| of(&facts.libraries).or(of(&facts.extensions)))
     };
-    let oldest = cluster.nodes.iter().filter_map(|node| running(node.facts.as_ref().ok()?)).min();
-    if let Some(version) = oldest {
-        judge_pgvector(&mut check, version);
-    }
-    check
+    cluster.nodes.iter().filter_map(|node| running(node.facts.as_ref().ok()?)).min()
 }
 
 fn judge_pgvector(check: &mut Check, version: Numbers) {
