@@ -4,6 +4,7 @@ use super::cluster::Cluster;
 use super::relations::Relations;
 use super::{Answer, Check, counted, listed, made};
 use crate::error::Result;
+use crate::index::IndexDefinition;
 use crate::ledger::audit::{self, Books, Recorded};
 use crate::postgres::Session;
 use crate::postgres::catalog::Target;
@@ -39,6 +40,7 @@ async fn absent(session: &Session) -> Answer<Option<&'static str>> {
         .query_one(
             "select l.oid is not null as there,
                  has_schema_privilege(l.oid, 'usage') as may_enter,
+                 exists (select from pg_class c where c.relnamespace = l.oid and c.relname = 'loads') as begun,
                  (select count(*) = 4 from pg_class c where c.relnamespace = l.oid
                      and c.relname in ('loads', 'sources', 'rejects', 'current_blocks')) as complete,
                  (select bool_and(has_table_privilege(c.oid, 'select')) from pg_class c where c.relnamespace = l.oid
@@ -52,6 +54,8 @@ async fn absent(session: &Session) -> Answer<Option<&'static str>> {
         Some("there is no ledger: vecload has loaded nothing into this database")
     } else if !is("may_enter") {
         Some("this role may not look into the ledger: it needs usage on the schema vecload_ledger")
+    } else if !is("begun") {
+        Some("there is no ledger on this server: with Citus it is on the coordinator")
     } else if !is("complete") {
         Some("the ledger was made by an older vecload: vecload migrate brings it up to date")
     } else if !is("may_read") {
@@ -73,14 +77,14 @@ async fn loads(session: &Session, target: &Target) -> Answer<Check> {
         let id = load.load;
         match load.state.as_str() {
             "running" => {
-                open.push(format!("{id} running"));
+                open.push(format!("load {id} (running)"));
                 check.warn(
                     format!("load {id} is running since {}: what is found below may change", load.started),
                     "run vecload verify again when it has ended",
                 );
             }
             "undoing" | "forgetting" => {
-                open.push(format!("{id} {}", load.state));
+                open.push(format!("load {id} ({})", load.state));
                 check.fail(
                     format!("load {id} was being taken back or forgotten, and that was broken off"),
                     format!("vecload loads undo {id}, or vecload loads forget {id}, as it was"),
@@ -89,9 +93,12 @@ async fn loads(session: &Session, target: &Target) -> Answer<Check> {
             // Who gave --limit or --max-rejects knows.
             "complete" | "rejects" | "limited" => {}
             state if load.open_sources > 0 => {
-                open.push(format!("{id} {state}"));
+                open.push(format!("load {id} ({state})"));
                 check.warn(
-                    format!("load {id} ended unfinished ({state}), with {} open sources", load.open_sources),
+                    format!(
+                        "load {id} ended unfinished ({state}), with {}",
+                        counted(load.open_sources, "source that is not all in", "sources that are not all in")
+                    ),
                     format!(
                         "run its command again, which goes on where it stopped, or take it back: vecload loads undo \
                          {id}"
@@ -101,10 +108,18 @@ async fn loads(session: &Session, target: &Target) -> Answer<Check> {
             _ => {}
         }
         if !load.dropped_indexes.is_empty() && load.state != "running" {
-            check.fail(
-                format!("load {id} has dropped indexes that are not back: {}", listed(&load.dropped_indexes)),
-                "run its command again, which builds them at the end, or run those statements",
-            );
+            let name = |sql: &String| {
+                IndexDefinition::parse(sql.clone()).map_or_else(|| sql.clone(), |index| index.name)
+            };
+            let names: Vec<String> = load.dropped_indexes.iter().map(name).collect();
+            let cause = format!("load {id} has dropped indexes that are not back: {}", listed(&names));
+            let cure = "run its command again, which builds them at the end; the standard ones: vecload migrate, with \
+                        the table's --dim and --type";
+            // A load that will go on brings them back itself.
+            match load.open_sources > 0 {
+                true => check.warn(cause, cure),
+                false => check.fail(cause, cure),
+            }
         }
     }
     if !open.is_empty() {
@@ -188,8 +203,10 @@ fn compare(recorded: &[Recorded], there: &audit::Counted) -> Check {
                 _ => "deleted by hand, or lost",
             };
             let back = if found == 0 { "forget" } else { "undo" };
+            let (of, gone) =
+                (counted(load.rows, "row", "rows"), indicatif::HumanCount(missing.unsigned_abs()));
             check.warn(
-                format!("{missing} of {} of load {id} are not in the table: {how}", counted(load.rows, "row", "rows")),
+                format!("{gone} of {of} of load {id} are not in the table: {how}"),
                 format!("nothing, if that was meant; to have them again: vecload loads {back} {id}, then load again"),
             );
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::cluster::Cluster;
 use super::relations::{Relations, Shard};
-use super::{Answer, Check, listed};
+use super::{Answer, Check, counted, listed};
 use crate::postgres::catalog::Target;
 use crate::postgres::{Session, quote_literal};
 
@@ -76,7 +76,7 @@ pub(super) async fn distribution(session: &Session, cluster: &Cluster, target: &
 pub(super) fn checks(cluster: &Cluster, target: &Target, relations: &Relations) -> [Check; 4] {
     [
         shards(relations),
-        placements(cluster, target, relations),
+        placements(cluster, relations),
         balance(cluster, relations),
         skew(cluster, target, relations),
     ]
@@ -108,7 +108,7 @@ fn shards(relations: &Relations) -> Check {
     check
 }
 
-fn placements(cluster: &Cluster, target: &Target, relations: &Relations) -> Check {
+fn placements(cluster: &Cluster, relations: &Relations) -> Check {
     let all = || relations.shards.iter().flat_map(|shard| shard.placements.iter().map(move |at| (shard, at)));
     let mut check =
         Check::pass("placements", format!("{} active", all().filter(|(_, at)| at.active).count()));
@@ -155,13 +155,17 @@ fn placements(cluster: &Cluster, target: &Target, relations: &Relations) -> Chec
             "start the nodes, then run vecload verify again",
         );
     }
-    let orphans: Vec<String> =
-        relations.strays.iter().map(|(node, table)| format!("{table} on {node}")).collect();
-    if !orphans.is_empty() || relations.leftovers > 0 {
-        let what = if orphans.is_empty() { format!("of {}", target.name) } else { listed(&orphans) };
+    let (noted, orphans): (Vec<_>, Vec<_>) = relations.strays.iter().partition(|stray| stray.will_be_dropped);
+    if !noted.is_empty() {
+        check.found.push_str(&format!("; Citus has yet to drop {} that moved", noted.len()));
+    }
+    if !orphans.is_empty() {
+        let names: Vec<String> =
+            orphans.iter().map(|stray| format!("{} on {}", stray.table, stray.node)).collect();
         check.warn(
-            format!("tables that a move or a failure has left take room: {what}"),
-            "Citus drops them by itself after a while; at once: call citus_cleanup_orphaned_resources()",
+            format!("tables of shards that are elsewhere by now: {}", listed(&names)),
+            "what a failed move has left takes room and is not read: on its node, set \
+             citus.enable_manual_changes_to_shards = on; drop table NAME",
         );
     }
     check
@@ -211,11 +215,15 @@ fn skew(cluster: &Cluster, target: &Target, relations: &Relations) -> Check {
     let average = known.iter().map(|(_, bytes)| *bytes as f64).sum::<f64>() / known.len() as f64;
     let ratio = *bytes as f64 / average.max(1.0);
     let hot = hot_channels(relations);
-    let estimate = match (&hot[..], relations.rows()) {
-        (_, None) => format!("; no statistics yet: analyze {}", target.name),
-        ([], _) => String::new(),
-        (hot, _) => format!("; most rows (estimated): {}", hot.join(", ")),
+    let mut estimate = match hot.is_empty() {
+        true => String::new(),
+        false => format!("; most rows (estimated): {}", hot.join(", ")),
     };
+    let unknown = relations.holders().filter(|shard| shard.rows().is_none() && shard.bytes > 0).count();
+    if unknown > 0 {
+        let shards = counted(unknown as i64, "shard has", "shards have");
+        estimate.push_str(&format!("; {shards} no statistics yet (analyze {})", target.name));
+    }
     let mut check = Check::pass(
         "skew",
         format!("the largest shard has {}, {ratio:.1} × the average{estimate}", size(*bytes)),

@@ -79,6 +79,18 @@ impl Shard {
     }
 }
 
+/// A table of a shard on a node where the shard is not.
+#[derive(Debug)]
+pub(super) struct Stray {
+    /// Its name.
+    pub table: String,
+    group: i32,
+    /// The node.
+    pub node: String,
+    /// Whether Citus will drop it by itself: it does so some time after a move.
+    pub will_be_dropped: bool,
+}
+
 /// The table and its shards.
 #[derive(Debug)]
 pub(super) struct Relations {
@@ -86,12 +98,10 @@ pub(super) struct Relations {
     pub table: Relation,
     /// Its shards; none where the table is not distributed.
     pub shards: Vec<Shard>,
-    /// Tables of shards on nodes where the cluster does not look for them: node and table.
-    pub strays: Vec<(String, String)>,
+    /// Tables of shards on nodes where the cluster does not look for them.
+    pub strays: Vec<Stray>,
     /// Whether this role may read the rows.
     pub readable: bool,
-    /// Tables of moved or split shards that Citus has yet to drop.
-    pub leftovers: i64,
 }
 
 const SHARDS: &str = "
@@ -111,7 +121,7 @@ impl Relations {
         })?;
         let may_read = "select has_table_privilege($1::oid, 'select')";
         let readable = session.query_one(may_read, &[&target.oid]).await?.get(0);
-        let mut relations = Self { table, shards: Vec::new(), strays: Vec::new(), readable, leftovers: 0 };
+        let mut relations = Self { table, shards: Vec::new(), strays: Vec::new(), readable };
         if !cluster.citus {
             return Ok(relations);
         }
@@ -130,14 +140,6 @@ impl Relations {
         if relations.shards.is_empty() {
             return Ok(relations);
         }
-        relations.leftovers = session
-            .query_one(
-                "select count(*) from pg_dist_cleanup c join pg_dist_shard s
-                     on c.object_name like '%@_' || s.shardid escape '@' where s.logicalrelid = $1::oid",
-                &[&target.oid],
-            )
-            .await?
-            .get(0);
         let ids: Vec<String> = relations.shards.iter().map(|shard| shard.id.to_string()).collect();
         let its_shards = format!(
             "c.relnamespace = to_regnamespace({schema})
@@ -153,6 +155,13 @@ impl Relations {
                 relations.place(relation, node.group, &node.name);
             }
         }
+        if !relations.strays.is_empty() {
+            for row in session.query("select object_name, node_group_id from pg_dist_cleanup", &[]).await? {
+                let (table, group): (String, i32) = (row.get(0), row.get(1));
+                let noted = |stray: &&mut Stray| stray.table == table && stray.group == group;
+                relations.strays.iter_mut().filter(noted).for_each(|stray| stray.will_be_dropped = true);
+            }
+        }
         Ok(relations)
     }
 
@@ -161,7 +170,12 @@ impl Relations {
         let placement = shard.and_then(|shard| shard.placements.iter_mut().find(|it| it.group == group));
         match placement {
             Some(placement) => placement.relation = Some(relation),
-            None => self.strays.push((node.into(), relation.name)),
+            None => self.strays.push(Stray {
+                table: relation.name,
+                group,
+                node: node.into(),
+                will_be_dropped: false,
+            }),
         }
     }
 
@@ -197,7 +211,7 @@ fn facts(condition: &str, target: &Target) -> String {
     format!(
         "select coalesce(json_agg(json_build_object(
             'shard', substring(c.relname from '_([0-9]{{1,18}})$')::bigint,
-            'name', format('%I.%I', c.relnamespace::regnamespace, c.relname),
+            'name', format('%I.%I', n.nspname, c.relname),
             'rows', c.reltuples,
             'bytes', coalesce(pg_table_size(c.oid), 0),
             'indexes', (select coalesce(json_agg(json_build_object(
@@ -210,10 +224,11 @@ fn facts(condition: &str, target: &Target) -> String {
             'channels', (select coalesce(json_agg(json_build_array(v.value, v.share)), '[]')
                 from (select v.* from pg_stats s,
                         unnest(s.most_common_vals::text::text[], s.most_common_freqs) as v(value, share)
-                    where s.schemaname = c.relnamespace::regnamespace::text and s.tablename = c.relname
+                    where s.schemaname = n.nspname and s.tablename = c.relname
                         and s.attname = {channel} and not s.inherited
                     limit {CHANNELS_MAX}) v))), '[]')::text
-         from pg_class c where c.relkind in ('r', 'p') and {condition}"
+         from pg_class c join pg_namespace n on n.oid = c.relnamespace
+         where c.relkind in ('r', 'p') and {condition}"
     )
 }
 

@@ -38,8 +38,8 @@ impl Kind {
     /// The check's name.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Channel => "channel search",
-            Self::All => "full search",
+            Self::Channel => "channel_search",
+            Self::All => "full_search",
         }
     }
 }
@@ -106,16 +106,17 @@ pub(super) async fn check(
     Ok(judge(target, relations, channel, hnsw, &result))
 }
 
-/// A channel that has rows: the commonest, so that its search has something to do.
+/// A channel that has rows: if it still has some the commonest, so that its search has something to do.
 async fn some_channel(session: &Session, target: &Target, relations: &Relations) -> Answer<Option<i64>> {
     let Some(column) = target.channel_column() else { return Ok(None) };
-    if let Some(channel) = relations.channels().first().and_then(|(channel, _)| channel.parse().ok()) {
+    let column = quote_ident(column);
+    let some = format!("select {column}::bigint from {} where {column}", target.name.sql());
+    if let Some(channel) = relations.channels().first().and_then(|(channel, _)| channel.parse::<i64>().ok())
+        && session.query_opt(&format!("{some} = $1::bigint limit 1"), &[&channel]).await?.is_some()
+    {
         return Ok(Some(channel));
     }
-    let column = quote_ident(column);
-    let some =
-        format!("select {column}::bigint from {} where {column} is not null limit 1", target.name.sql());
-    Ok(session.query_opt(&some, &[]).await?.map(|row| row.get(0)))
+    Ok(session.query_opt(&format!("{some} is not null limit 1"), &[]).await?.map(|row| row.get(0)))
 }
 
 fn judge(
