@@ -87,7 +87,8 @@ fn columns() -> String {
 fn values(row: tokio_postgres::Row, from: usize) -> Values {
     std::array::from_fn(|index| {
         let value: Option<String> = row.get(from + index);
-        value.unwrap_or_else(|| SETTINGS[index].1.into())
+        // Empty: it was set once, and that was taken back.
+        value.filter(|value| !value.is_empty()).unwrap_or_else(|| SETTINGS[index].1.into())
     })
 }
 

@@ -144,10 +144,10 @@ fn extension(cluster: &Cluster, name: &'static str, title: &str) -> Check {
 }
 
 /// The nodes that answer, by what they have.
-fn by_version<'a>(
-    cluster: &'a Cluster,
+fn by_version(
+    cluster: &Cluster,
     version: impl Fn(&Facts) -> Option<String>,
-) -> BTreeMap<Option<String>, Vec<&'a str>> {
+) -> BTreeMap<Option<String>, Vec<&str>> {
     let mut versions: BTreeMap<_, Vec<&str>> = BTreeMap::new();
     for node in &cluster.nodes {
         if let Ok(facts) = &node.facts {

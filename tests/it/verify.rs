@@ -156,7 +156,9 @@ fn ledger(db: &Db) {
         "pass",
         &[],
     );
-    db.run(&format!("update {LEDGER}.loads set dropped_indexes = '{{create index lost}}' where load_id = 1"));
+    db.run(&format!(
+        "update {LEDGER}.loads set dropped_indexes = '{{CREATE INDEX lost ON chunks (id)}}' where load_id = 1"
+    ));
     db.run(&format!("delete from {LEDGER}.blocks where load_id = 1 and block = 1"));
     let told = verify(&db.url(), &["--no-count"]).exits(1).says("2 checks failed: loads, ledger");
     told.has("loads", "fail", &["not back: lost"]).has("ledger", "fail", &["rows.parquet"]);
