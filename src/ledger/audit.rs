@@ -153,10 +153,14 @@ pub async fn recorded(client: &Client, target: &Target) -> Result<Vec<Recorded>>
         let ids = if present { &mut recorded.ids } else { former.entry(load).or_default() };
         ids.extend(firsts.into_iter().zip(lasts));
     }
-    let now = joined(loads.values().flat_map(|load| load.ids.iter().copied()).collect());
-    for (load, ids) in former {
+    // A sequence that was restarted has given ids again: they are those of the rows that came last.
+    let mut given = joined(loads.values().flat_map(|load| load.ids.iter().copied()).collect());
+    for (load, ids) in former.into_iter().rev() {
+        let own = without(&joined(ids), &given);
+        given.extend(&own);
+        given = joined(given);
         if let Some(recorded) = loads.get_mut(&load) {
-            recorded.ids.extend(without(&joined(ids), &now));
+            recorded.ids.extend(own);
         }
     }
     for recorded in loads.values_mut() {
@@ -165,40 +169,59 @@ pub async fn recorded(client: &Client, target: &Target) -> Result<Vec<Recorded>>
     Ok(loads.into_values().collect())
 }
 
-/// Counts the rows of the table, and those of each load where the table's ids tell them.
+/// Counts the rows of the table, and those of each load where the table's ids tell them; reads the table once.
 pub async fn count(
     client: &Client,
     target: &Target,
     id_column: Option<&str>,
     recorded: &[Recorded],
 ) -> Result<Counted> {
-    let failed = |error| pg_error(format!("count the rows of {}", target.name), error);
+    let with_ids = recorded.iter().filter(|load| load.has_ids && id_column.is_some());
+    let mut by_load: BTreeMap<i64, i64> = with_ids.clone().map(|load| (load.load, 0)).collect();
+    let (bounds, owners) = buckets(with_ids);
     let table = target.name.sql();
-    let rows = client.query_one(&format!("select count(*) from {table}"), &[]).await.map_err(failed)?.get(0);
-    let Some(id) = id_column else {
-        return Ok(Counted { rows, by_load: BTreeMap::new() });
+    let counted = match id_column.filter(|_| !bounds.is_empty()) {
+        Some(id) => {
+            let id = quote_ident(id);
+            let sql =
+                format!("select width_bucket({id}::bigint, $1::bigint[]), count(*) from {table} group by 1");
+            client.query(&sql, &[&bounds]).await
+        }
+        None => client.query(&format!("select null::integer, count(*) from {table}"), &[]).await,
     };
-    let id = quote_ident(id);
-    let with_ids = || recorded.iter().filter(|load| load.has_ids);
-    let mut by_load: BTreeMap<i64, i64> = with_ids().map(|load| (load.load, 0)).collect();
-    let ranges: Vec<(i64, i64, i64)> =
-        with_ids().flat_map(|load| load.ids.iter().map(|(first, last)| (load.load, *first, *last))).collect();
-    let loads: Vec<i64> = ranges.iter().map(|(load, ..)| *load).collect();
-    let firsts: Vec<i64> = ranges.iter().map(|(_, first, _)| *first).collect();
-    let lasts: Vec<i64> = ranges.iter().map(|(.., last)| *last).collect();
-    let counted = client
-        .query(
-            &format!(
-                "with r as materialized (
-                     select * from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as r(load, first, last))
-                 select r.load, count(*) from {table} t, r where t.{id} between r.first and r.last group by 1"
-            ),
-            &[&loads, &firsts, &lasts],
-        )
-        .await
-        .map_err(failed)?;
-    by_load.extend(counted.iter().map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1))));
+    let counted = counted.map_err(|error| pg_error(format!("count the rows of {}", target.name), error))?;
+    let mut rows = 0;
+    for row in &counted {
+        let (bucket, count): (Option<i32>, i64) = (row.get(0), row.get(1));
+        rows += count;
+        let owner = bucket.and_then(|bucket| *owners.get(usize::try_from(bucket).ok()?)?);
+        if let Some(load) = owner {
+            *by_load.entry(load).or_default() += count;
+        }
+    }
     Ok(Counted { rows, by_load })
+}
+
+/// The ids of loads as bounds in order, and for each number of bounds at or below an id, whose id it is.
+fn buckets<'a>(loads: impl Iterator<Item = &'a Recorded>) -> (Vec<i64>, Vec<Option<i64>>) {
+    let mut ranges: Vec<(i64, i64, i64)> =
+        loads.flat_map(|load| load.ids.iter().map(|(first, last)| (*first, *last, load.load))).collect();
+    ranges.sort_unstable();
+    let (mut bounds, mut owners) = (Vec::new(), vec![None]);
+    for (first, last, load) in ranges {
+        // Where a range touches the one before it, that one's end is this one's beginning.
+        if bounds.last() == Some(&first) {
+            bounds.pop();
+            owners.pop();
+        }
+        bounds.push(first);
+        owners.push(Some(load));
+        if let Some(next) = last.checked_add(1) {
+            bounds.push(next);
+            owners.push(None);
+        }
+    }
+    (bounds, owners)
 }
 
 /// Ranges in order, joined where they touch.
@@ -241,5 +264,35 @@ mod tests {
         assert_eq!(without(&[(1, 10), (20, 30)], &[(5, 25)]), [(1, 4), (26, 30)]);
         assert_eq!(without(&[(3, 4)], &[(1, 10)]), []);
         assert_eq!(without(&[(1, i64::MAX)], &[(5, i64::MAX)]), [(1, 4)]);
+    }
+
+    #[test]
+    fn each_id_is_its_loads() {
+        let load = |load, ids: &[(i64, i64)]| Recorded {
+            load,
+            rows: 0,
+            has_ids: true,
+            elsewhere: false,
+            ids: ids.to_vec(),
+        };
+        let loads = [load(1, &[(5, 9), (20, 29)]), load(2, &[(10, 12), (40, i64::MAX)])];
+        let (bounds, owners) = buckets(loads.iter());
+        let owner = |id: i64| owners[bounds.iter().filter(|bound| **bound <= id).count()];
+        for (id, load) in [
+            (i64::MIN, None),
+            (4, None),
+            (5, Some(1)),
+            (9, Some(1)),
+            (10, Some(2)),
+            (12, Some(2)),
+            (13, None),
+            (20, Some(1)),
+            (30, None),
+            (40, Some(2)),
+            (i64::MAX, Some(2)),
+        ] {
+            assert_eq!(owner(id), load, "{id}");
+        }
+        assert!(bounds.is_sorted() && bounds.len() + 1 == owners.len());
     }
 }

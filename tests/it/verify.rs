@@ -144,6 +144,12 @@ fn counts(db: &Db) {
     db.run("truncate chunks");
     let told = verify(&db.url(), &[]).exits(0).has("channel_search", "skip", &["empty"]);
     told.has("counts", "warn", &["12,000 of 12,000 rows of load 1", "truncated", "vecload loads forget 1"]);
+    // Ids that are given again are not taken for those that are gone.
+    db.run("alter sequence chunks_id_seq restart");
+    let dir = tempfile::tempdir().expect("a directory");
+    Load::of(Rows::new(500, 16).from(20_000).write(dir.path(), "later.parquet")).into(db).run().exits(0);
+    let told = verify(&db.url(), &[]).exits(0).has("counts", "warn", &["12,000 of 12,000 rows of load 1"]);
+    assert!(!told.check("counts").to_string().contains("load 2"), "{told}");
 }
 
 fn ledger(db: &Db) {
@@ -151,7 +157,7 @@ fn ledger(db: &Db) {
     let rows = Rows::new(100, 16).from(50_000).bad([50_050]);
     Load::of(rows.write(dir.path(), "bad.parquet")).into(db).run().exits(4).state("stopped");
     let told = verify(&db.url(), &["--no-count"]).exits(0);
-    told.has("loads", "warn", &["load 2 (stopped)", "1 source that is not all in"]).has(
+    told.has("loads", "warn", &["load 3 (stopped)", "1 source that is not all in"]).has(
         "ledger",
         "pass",
         &[],
