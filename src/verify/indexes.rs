@@ -1,6 +1,6 @@
 //! Whether every index is valid, on the table and on every shard.
 
-use super::relations::{Index, Relation, Relations, Shard};
+use super::relations::{Index, Relation, Relations};
 use super::{Check, listed};
 use crate::index::standard_indexes;
 use crate::postgres::catalog::Target;
@@ -31,14 +31,12 @@ pub(super) fn check(target: &Target, relations: &Relations) -> Check {
     for index in of_table {
         let mut faults = Faults::default();
         faults.add(Some(index), &relations.table.name);
-        for shard in &relations.shards {
-            if let Some(relation) = shard.relation() {
-                faults.add(of_shard(index, of_table, shard.id, relation), &relation.name);
-            }
+        for (shard, relation) in relations.copies() {
+            faults.add(of_shard(index, of_table, shard, relation), &relation.name);
         }
         faults.tell(&mut check, &index.name);
     }
-    for relation in relations.shards.iter().filter_map(Shard::relation) {
+    for (_, relation) in relations.copies() {
         extra(&mut check, of_table, relation);
     }
     let is_vector = |kind: &Option<TargetType>| kind.as_ref().and_then(TargetType::vector_dim).is_some();

@@ -185,6 +185,13 @@ impl Relations {
         alone.into_iter().chain(self.shards.iter().filter_map(Shard::relation))
     }
 
+    /// All copies of all shards that nodes have told of, with the shards' ids.
+    pub(super) fn copies(&self) -> impl Iterator<Item = (i64, &Relation)> {
+        self.shards.iter().flat_map(|shard| {
+            shard.placements.iter().filter_map(|at| Some((shard.id, at.relation.as_ref()?)))
+        })
+    }
+
     /// Estimated rows, as far as relations were analyzed.
     pub(super) fn rows(&self) -> Option<i64> {
         let known: Vec<f64> = self.holders().filter_map(Relation::rows).collect();

@@ -29,6 +29,12 @@ pub(super) async fn check(
     target: &Target,
     relations: &Relations,
 ) -> Answer<Check> {
+    if let Some(node) = cluster.silent().filter(|_| !relations.shards.is_empty()) {
+        return Ok(Check::skip(
+            "settings",
+            format!("{} does not answer, so no query of all shards would", node.name),
+        ));
+    }
     let on_nodes = match relations.shards.is_empty() {
         true => BTreeMap::from([(
             values(session.query_one(&format!("select {}", columns()), &[]).await?, 0),
@@ -110,8 +116,12 @@ async fn of_shards(
         let table: String = row.get(0);
         let id = table.trim_end_matches('"').rsplit('_').next().and_then(|id| id.parse::<i64>().ok());
         let shard = relations.shards.iter().find(|shard| Some(shard.id) == id);
-        let node = shard.and_then(|shard| cluster.of_group(shard.placements.first()?.group));
-        let name = node.map_or("a node", |node| &node.name);
+        let node = match shard.map(|shard| &shard.placements[..]) {
+            Some([only]) => cluster.of_group(only.group),
+            // Of several copies nothing tells which was asked.
+            _ => None,
+        };
+        let name = node.map_or("one of the nodes", |node| &node.name);
         on_nodes.entry(values(row, 1)).or_default().insert(name.into());
     }
     Ok(on_nodes.into_iter().map(|(values, nodes)| (values, nodes.into_iter().collect())).collect())

@@ -323,6 +323,7 @@ fn a_broken_cluster_is_described() {
     let told = told
         .has("nodes", "fail", &["2 of 3 nodes answer", &format!("{} does not answer", at(2))])
         .has("network", "skip", &[&at(2)])
+        .has("settings", "skip", &[&at(2)])
         .has("placements", "warn", &["2 are on nodes that do not answer"])
         .has("indexes", "pass", &["on 2 of 4 shards"])
         .has("full_search", "skip", &[&at(2)])
