@@ -151,7 +151,10 @@ fn placements(cluster: &Cluster, relations: &Relations) -> Check {
     }
     if unknown > 0 {
         check.warn(
-            format!("{unknown} are on nodes that do not answer, and were not looked at"),
+            format!(
+                "{} on nodes that do not answer, and not looked at",
+                counted(unknown, "shard is", "shards are")
+            ),
             "start the nodes, then run vecload verify again",
         );
     }

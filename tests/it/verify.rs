@@ -316,7 +316,12 @@ fn a_broken_cluster_is_described() {
     .has("prepared", "warn", &[&format!("citus_77_1_2_3 on {}", at(2))])
     .has("nodes", "fail", &["the coordinator is not registered", "citus_set_coordinator_host"]);
     worker.run("rollback prepared 'citus_77_1_2_3'");
+    worker.run("alter system reset maintenance_work_mem");
+    worker.run("select pg_reload_conf()");
+    worker.wait_until("current_setting('maintenance_work_mem') <> '33MB'");
     session.run(&format!("select citus_set_coordinator_host('127.0.0.1', {})", cluster.ports[0]));
+
+    shards_that_moved_or_went(&cluster, &session);
 
     cluster.crash(2);
     let told = verify(&[]).exits(1).says("1 check failed: nodes");
@@ -324,8 +329,8 @@ fn a_broken_cluster_is_described() {
         .has("nodes", "fail", &["2 of 3 nodes answer", &format!("{} does not answer", at(2))])
         .has("network", "skip", &[&at(2)])
         .has("settings", "skip", &[&at(2)])
-        .has("placements", "warn", &["2 are on nodes that do not answer"])
-        .has("indexes", "pass", &["on 2 of 4 shards"])
+        .has("placements", "warn", &["1 shard is on nodes that do not answer"])
+        .has("indexes", "pass", &["on 3 of 4 shards"])
         .has("full_search", "skip", &[&at(2)])
         .has("counts", "skip", &[&at(2)]);
     told.has("channel_search", "pass", &["Task Count 1"]);
@@ -341,4 +346,39 @@ fn a_broken_cluster_is_described() {
         "fail",
         &["0 to 1"],
     );
+}
+
+/// Of four shards on two nodes one moves to the first node, and comes back without its table.
+fn shards_that_moved_or_went(cluster: &Cluster, session: &Session) {
+    let [from, to] = [cluster.ports[2], cluster.ports[1]];
+    let shard: i64 = session.one(&format!(
+        "select min(shardid) from citus_shards where table_name = 'chunks'::regclass and nodeport = {from}"
+    ));
+    session.run(&format!(
+        "select citus_move_shard_placement({shard}, '127.0.0.1', {from}, '127.0.0.1', {to}, 'block_writes')"
+    ));
+    let told = verify(&cluster.url(0), &["--no-count"]).exits(0);
+    told.has("balance", "warn", &["one node has 3 shards and another 1", "citus_rebalance_start"]).has(
+        "placements",
+        "pass",
+        &["4 active"],
+    );
+
+    let holder = cluster.session(1);
+    holder.run(&format!(
+        "create index stranger on chunks_{shard} (content);
+         update pg_index set indisvalid = false where indexrelid = 'stranger'::regclass"
+    ));
+    let told = verify(&cluster.url(0), &["--no-count"]).exits(1);
+    told.has(
+        "indexes",
+        "fail",
+        &[&format!("not valid on public.chunks_{shard}"), "unknown to the table: stranger"],
+    );
+    holder.run("drop index stranger");
+    holder.run(&format!("alter table chunks_{shard} rename to elsewhere"));
+    let told = verify(&cluster.url(0), &["--no-count"]).exits(1).says("placements");
+    let gone = format!("the table of the shard is gone: {shard} on 127.0.0.1:{to}");
+    told.has("placements", "fail", &[&gone]);
+    holder.run(&format!("alter table elsewhere rename to chunks_{shard}"));
 }
