@@ -32,12 +32,16 @@ const ARROWS: &[(&str, &str)] = &[
     ("ledger", "batch copy error fault index postgres route source"),
     ("writer", "copy error fault ledger partition postgres route"),
     ("search", "batch error postgres"),
+    ("verify", "error index ledger postgres search"),
     ("generate", "error source"),
     ("embedded", "error postgres"),
     ("config", "error index pipeline postgres"),
     ("report", "pipeline postgres route"),
     ("pipeline", "batch config copy error index ledger memory partition postgres report route source writer"),
-    ("cli", "batch config embedded error fault generate index ledger pipeline postgres report search source"),
+    (
+        "cli",
+        "batch config embedded error fault generate index ledger pipeline postgres report search source verify",
+    ),
 ];
 
 /// Modules that use each other, and why that is borne.

@@ -75,6 +75,8 @@ pub(super) enum Command {
     Seed,
     /// Find the nearest rows by cosine distance
     Search(SearchArguments),
+    /// Check server, cluster, table, indexes, query plans, and the rows against the ledger
+    Verify(VerifyArguments),
     /// Show what was loaded; take a load back
     Loads(LoadsArguments),
     /// Run vecload's own PostgreSQL server
@@ -250,6 +252,14 @@ pub(super) struct SearchArguments {
     /// Show the query plan
     #[arg(long)]
     pub explain: bool,
+}
+
+/// `vecload verify`
+#[derive(Debug, Args)]
+pub(super) struct VerifyArguments {
+    /// Do not count the table's rows
+    #[arg(long)]
+    pub no_count: bool,
 }
 
 /// `vecload loads`

@@ -13,6 +13,7 @@ mod rejected_rows;
 mod search;
 mod seed;
 mod server;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -64,6 +65,7 @@ fn run(arguments: Arguments, printer: &Printer) -> Result<u8> {
             Command::Migrate(arguments) => migrate::run(&context, arguments).await,
             Command::Seed => seed::run(&context).await,
             Command::Search(arguments) => search::run(&context, arguments).await,
+            Command::Verify(arguments) => verify::run(&context, arguments).await,
             Command::Loads(arguments) => loads::run(&context, arguments).await,
             Command::Db(arguments) => db::run(&context, arguments).await,
         }

@@ -4,6 +4,7 @@
 //! fingerprint in a target (a table's OID); a slice says which of its rows are in; a run goes on from the
 //! union of all slices, whatever batch sizes, partitions and writers it has.
 
+pub mod audit;
 pub mod blocks;
 pub mod claim;
 pub mod committed;

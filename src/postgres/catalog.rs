@@ -61,7 +61,7 @@ pub struct Target {
     pub relfilenode: u32,
     /// Its columns in order.
     pub columns: Vec<TargetColumn>,
-    /// Whether it holds no row.
+    /// Whether it holds no row; [`Target::look_up`] does not ask, and says no.
     pub is_empty: bool,
     /// Whether constraints may be checked as late as at commit.
     pub has_deferrable: bool,
@@ -130,15 +130,32 @@ pub fn storage_sql(oid: &str) -> String {
 }
 
 impl Target {
-    /// Looks a table up; `None` if there is none of that name.
+    /// Looks a table up that rows are to be loaded into and searched in; `None` if there is none of that name.
     pub async fn find(client: &Client, name: &QualifiedName) -> Result<Option<Self>> {
+        let Some(mut target) = Self::look_up(client, name).await? else { return Ok(None) };
+        let failed = |error| pg_error(format!("look up table {name}"), error);
+        let full = target.name.sql();
+        let rights = "select has_table_privilege($1::oid, 'insert'), has_table_privilege($1::oid, 'select')";
+        let row = client.query_one(rights, &[&target.oid]).await.map_err(failed)?;
+        for (index, right) in ["INSERT", "SELECT"].iter().enumerate() {
+            if !row.get::<_, bool>(index) {
+                return Err(Error::refused(format!("no {right} right on table {}", target.name))
+                    .hint(format!("as its owner: GRANT SELECT, INSERT ON {full} TO your_role;")));
+            }
+        }
+        let empty = format!("select not exists (select 1 from {full})");
+        target.is_empty = client.query_one(&empty, &[]).await.map_err(failed)?.get(0);
+        Ok(Some(target))
+    }
+
+    /// Looks a table up in the catalog alone, whatever this role may do with it and whichever nodes answer; `None` if
+    /// there is none of that name.
+    pub async fn look_up(client: &Client, name: &QualifiedName) -> Result<Option<Self>> {
         let failed = |error| pg_error(format!("look up table {name}"), error);
         let row = client
             .query_opt(
                 "select c.oid, c.relkind::text as kind, n.nspname, c.relname,
-                        has_table_privilege(c.oid, 'insert') as may_insert,
                         pg_has_role(c.relowner, 'usage') as is_owner,
-                        has_table_privilege(c.oid, 'select') as may_select,
                         exists (select from pg_constraint where conrelid = c.oid and condeferrable) as has_deferrable
                  from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass($1)::oid",
                 &[&name.sql()],
@@ -159,23 +176,15 @@ impl Target {
                 Error::refused(format!("{full} is {what}")).hint("name an ordinary table with --table")
             );
         }
-        for (allowed, right) in [("may_insert", "INSERT"), ("may_select", "SELECT")] {
-            if !row.get::<_, bool>(allowed) {
-                return Err(Error::refused(format!("no {right} right on table {full}"))
-                    .hint(format!("as its owner: GRANT SELECT, INSERT ON {} TO your_role;", full.sql())));
-            }
-        }
         let oid: u32 = row.get("oid");
         let columns = client.query(COLUMNS_SQL, &[&oid]).await.map_err(failed)?;
         let storage = format!("select {}", storage_sql("$1"));
         let relfilenode = client.query_one(&storage, &[&oid]).await.map_err(failed)?.get(0);
-        let empty = format!("select not exists (select 1 from {})", full.sql());
-        let is_empty: bool = client.query_one(&empty, &[]).await.map_err(failed)?.get(0);
         Ok(Some(Self {
             oid,
             relfilenode,
             columns: columns.iter().map(column_of).collect(),
-            is_empty,
+            is_empty: false,
             has_deferrable: row.get("has_deferrable"),
             indexes_can_change: row.get::<_, bool>("is_owner") && kind == "r",
             citus: distribution(client, oid).await.map_err(failed)?,

@@ -180,7 +180,8 @@ impl Shape {
         let vector = value(if self.half { Parameter::Half(vector) } else { Parameter::Vector(vector) });
         let mut conditions = vec![format!("{} is not null", self.embedding)];
         if let (Some(channel), Some(column)) = (request.channel, target.channel_column()) {
-            conditions.push(format!("{} = {}", quote_ident(column), value(Parameter::Integer(channel))));
+            let channel = value(Parameter::Integer(channel));
+            conditions.push(format!("{} = {channel}::bigint", quote_ident(column)));
         }
         if !request.conditions.is_empty() {
             let wanted = request.conditions.iter().map(|(key, text)| (key.clone(), json_value(text)));
@@ -188,7 +189,7 @@ impl Shape {
             conditions.push(format!("metadata @> {}", value(Parameter::Json(wanted))));
         }
         if let (Query::Like(like), Some(id)) = (&request.query, &self.id) {
-            conditions.push(format!("{id} <> {}", value(Parameter::Integer(*like))));
+            conditions.push(format!("{id} <> {}::bigint", value(Parameter::Integer(*like))));
         }
         let null = "null".to_string();
         let sql = format!(

@@ -20,6 +20,7 @@ fn the_commands_are_listed() {
       migrate   Create the target table, its indexes and the ledger; safe to run again
       seed      Load 20 sample chunks
       search    Find the nearest rows by cosine distance
+      verify    Check server, cluster, table, indexes, query plans, and the rows against the ledger
       loads     Show what was loaded; take a load back
       db        Run vecload's own PostgreSQL server
       help      Print this message or the help of the given subcommand(s)

@@ -40,3 +40,4 @@ mod text;
 mod text_damage;
 mod text_rejects;
 mod vectors;
+mod verify;

@@ -158,3 +158,14 @@ fn half_vectors_and_wide_vectors_are_searched_through_their_index() {
         assert_eq!(ids(&found).len(), 20, "{found}");
     }
 }
+
+#[test]
+fn smaller_integers_name_channels_and_rows_too() {
+    let db = Db::new();
+    db.run(
+        "create table small (id int primary key, channel_id smallint, embedding vector(3));
+         insert into small select i, i % 3, array[i, 1, 0]::real[]::vector from generate_series(1, 30) i",
+    );
+    let found = search(&db, &["--table", "small", "--like", "7", "--channel", "1", "-k", "3"]).exits(0);
+    assert_eq!(ids(&found), [10, 13, 16], "{found}");
+}
