@@ -20,7 +20,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: SearchArguments) -> Re
     let server = context.server().await?;
     let mut session = server.connect("vecload search").await?;
     let table = context.table()?;
-    let Some(target) = Target::find(&session, &table).await? else {
+    let Some(target) = Target::look_up(&session, &table).await? else {
         return Err(Error::refused(format!("there is no table {table} at {}", server.settings.describe()))
             .hint("load something first: vecload load FILE.parquet, or vecload seed"));
     };

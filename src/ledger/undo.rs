@@ -237,7 +237,7 @@ async fn restore_indexes(client: &Client, load_id: i64, table: Option<&Qualified
     if definitions.is_empty() {
         return Ok(());
     }
-    let Some(target) = Target::find(client, table).await? else { return Ok(()) };
+    let Some(target) = Target::look_up(client, table).await? else { return Ok(()) };
     let present = secondary_indexes(client, &target).await?;
     for index in definitions.into_iter().filter_map(IndexDefinition::parse) {
         if !present.iter().any(|other| other.name == index.name) {

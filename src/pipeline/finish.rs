@@ -85,7 +85,7 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<Option<Error>> {
     let target = &load.plan.target;
     load.control
         .run(async |session| {
-            let now = Target::find(session, &target.name).await?.filter(|now| now.oid == target.oid);
+            let now = Target::look_up(session, &target.name).await?.filter(|now| now.oid == target.oid);
             let Some(now) = now else {
                 return Err(Error::failed(format!(
                     "table {} was dropped or replaced during the load",

@@ -231,7 +231,7 @@ const FREE: &str =
 /// Refuses to go on where the table is another one by now.
 pub(super) async fn still_the_target(control: &Client, plan: &LoadPlan) -> Result<()> {
     let target = &plan.target;
-    let now = Target::find(control, &target.name).await?;
+    let now = Target::look_up(control, &target.name).await?;
     match now.is_some_and(|now| now.oid == target.oid) {
         true => Ok(()),
         false => Err(Error::failed(format!("table {} was dropped or replaced during the load", target.name))
