@@ -13,6 +13,7 @@ mod texts;
 mod bytes;
 mod citus;
 mod compaction;
+mod compose;
 mod connect;
 mod corpus;
 mod damage;
