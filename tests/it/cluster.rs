@@ -150,6 +150,25 @@ impl Cluster {
         }
     }
 
+    /// From now on a node does not find the files of pgvector, as if they were not installed there (PostgreSQL 18).
+    pub(crate) fn hide_vector(&self, node: usize) {
+        let told = Command::new(self.program("pg_config")).arg("--sharedir").output().expect("run pg_config");
+        let installed = Path::new(String::from_utf8_lossy(&told.stdout).trim()).join("extension");
+        let shown = self.directory.join(format!("{node}-shown"));
+        std::fs::create_dir_all(shown.join("extension")).expect("make a directory");
+        for file in installed.read_dir().expect("list the extensions").flatten() {
+            let name = file.file_name();
+            if !name.to_string_lossy().starts_with("vector") {
+                let link = shown.join("extension").join(&name);
+                std::os::unix::fs::symlink(file.path(), link).expect("show an extension");
+            }
+        }
+        let session = self.session(node);
+        session.run(&format!("alter system set extension_control_path = '{}'", shown.display()));
+        session.run("select pg_reload_conf()");
+        session.wait_until("not exists (select from pg_available_extensions where name = 'vector')");
+    }
+
     /// The program that came with the servers.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.bindir.join(name)

@@ -29,6 +29,7 @@ mod inputs;
 mod jsonl;
 mod mapping;
 mod migrate;
+mod migrate_citus;
 mod nested;
 mod output;
 mod refusals;
