@@ -30,11 +30,16 @@ const KEEPER: &str = "\"$0/pg_ctl\" -D \"$1\" -w -l \"$1/log\" start >/dev/null 
     \"$0/pg_ctl\" -D \"$1\" -m immediate stop >/dev/null; rm -rf \"$1\"; rmdir \"${1%/*}\" 2>/dev/null";
 
 impl Cluster {
-    /// A cluster that tests share which leave its nodes alone; none, said loudly, without Citus. Each test has tables
-    /// of its own.
+    /// A cluster with pgvector that tests share which leave its nodes alone; none, said loudly, without Citus. Each
+    /// test has tables of its own.
     pub(crate) fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(3)).as_ref()
+        let start = || {
+            let cluster = Self::start(3)?;
+            cluster.session(0).run("create extension vector");
+            Some(cluster)
+        };
+        SHARED.get_or_init(start).as_ref()
     }
 
     /// A cluster of its own: a coordinator that is registered, and workers.

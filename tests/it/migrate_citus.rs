@@ -22,7 +22,6 @@ fn kept(session: &Session, table: &str) -> Vec<String> {
 fn a_table_with_rows_is_distributed_when_asked_with_its_rows_its_options_and_its_ledger() {
     let Some(cluster) = Cluster::shared() else { return };
     let session = cluster.session(0);
-    session.run("create extension if not exists vector");
     make_table(&session, "filled", 8);
     session.run("alter table filled alter embedding set storage plain");
     session.run("alter table filled set (toast.autovacuum_enabled = false)");
@@ -79,12 +78,11 @@ fn a_table_with_rows_is_distributed_when_asked_with_its_rows_its_options_and_its
 fn what_forbids_distribution_is_told_before_with_what_mends_it() {
     let Some(cluster) = Cluster::shared() else { return };
     let session = cluster.session(0);
-    session.run("create extension if not exists vector");
     let rest = "channel_id bigint not null, embedding vector(8)";
     for (table, columns, said, cure) in [
         (
             "bad_pkey",
-            format!("id bigint primary key, {rest}"),
+            format!("id bigint default 1 primary key, {rest}"),
             "the primary key of public.bad_pkey is over id, without channel_id",
             r#"alter table "public"."bad_pkey" drop constraint "bad_pkey_pkey", add primary key ("id", "channel_id");"#,
         ),
@@ -104,13 +102,16 @@ fn what_forbids_distribution_is_told_before_with_what_mends_it() {
             "bad_serial",
             format!("id serial, {rest}"),
             "(integer) owns its sequence",
-            r#"alter table "public"."bad_serial" alter column "id" type bigint; alter sequence bad_serial_id_seq as bigint owned by none;"#,
+            "alter table \"public\".\"bad_serial\" alter column \"id\" type bigint; \
+             alter sequence bad_serial_id_seq as bigint owned by none;",
         ),
         (
             "bad_identity",
             format!("id bigint generated always as identity, {rest}"),
             "is an identity",
-            r#"create sequence NAME as bigint; alter table "public"."bad_identity" alter "id" drop identity, alter "id" set default nextval('NAME'); select setval('NAME', max("id")) from "public"."bad_identity";"#,
+            "create sequence NAME as bigint; alter table \"public\".\"bad_identity\" alter \"id\" drop identity, \
+             alter \"id\" set default nextval('NAME'); \
+             select setval('NAME', max(\"id\")) from \"public\".\"bad_identity\";",
         ),
         (
             "bad_default",
@@ -153,7 +154,6 @@ fn what_forbids_distribution_is_told_before_with_what_mends_it() {
 fn a_table_that_citus_keeps_in_another_way_is_told_apart() {
     let Some(cluster) = Cluster::shared() else { return };
     let session = cluster.session(0);
-    session.run("create extension if not exists vector");
     for (table, sql, said, mended) in [
         ("kept_reference", "select create_reference_table('kept_reference')", "is a reference table", true),
         (
