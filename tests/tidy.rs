@@ -390,7 +390,7 @@ fn the_cluster_of_containers_has_one_major_version() {
             _ => panic!("compose/Dockerfile: say here which PostgreSQL citusdata/citus:{tag} is built on"),
         },
     };
-    assert_eq!(after(&dockerfile, "\"$PG_MAJOR\" != "), [major.clone()], "compose/Dockerfile: its own check");
+    assert_eq!(after(&dockerfile, "\"$PG_MAJOR\" != ").concat(), major, "compose/Dockerfile: its own check");
     assert_eq!(
         after(&dockerfile, "install -y --no-install-recommends "),
         [format!("postgresql-{major}-pgvector")]

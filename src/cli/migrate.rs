@@ -135,14 +135,13 @@ fn print(context: &Context<'_>, status: &Status) -> Result<()> {
     if status.exists {
         row("columns", status.columns.join(", "))?;
         row("indexes", if status.indexes.is_empty() { "none".into() } else { status.indexes.join(", ") })?;
-        let kind = status.citus.as_ref().and_then(|citus| citus.table);
-        match (&status.distributed_by, status.shards, kind) {
-            (Some(column), Some(shards), _) => row("distributed", format!("by {column}, {shards} shards"))?,
-            (.., Some(kind)) if kind != Kind::Local => {
-                row("distributed", format!("no: it is {}", kind.name()))?
-            }
-            _ => row("distributed", "no".into())?,
-        }
+        let kind = status.citus.as_ref().and_then(|citus| citus.table).filter(|kind| *kind != Kind::Local);
+        let distributed = match (&status.distributed_by, status.shards, kind) {
+            (Some(column), Some(shards), _) => format!("by {column}, {shards} shards"),
+            (.., Some(kind)) => format!("no: it is {}", kind.name()),
+            _ => "no".into(),
+        };
+        row("distributed", distributed)?;
     }
     if let Some(citus) = &status.citus {
         print_cluster(citus, &row)?;

@@ -36,6 +36,7 @@ mod refusals;
 mod rejects;
 mod resume;
 mod search;
+mod search_citus;
 mod streams;
 mod text;
 mod text_damage;
