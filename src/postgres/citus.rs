@@ -146,13 +146,14 @@ impl Cluster {
                 node.address
             ));
         }
+        if !self.nodes.is_empty() && !self.nodes.iter().any(|node| node.is_active && node.takes_shards) {
+            return Err(Error::refused("no node of the cluster takes shards").hint(
+                "add a worker: select citus_add_node('HOST', 5432); or let a node hold shards that may not, such as a \
+                 coordinator or a worker that was drained: \
+                 select citus_set_node_property('HOST', PORT, 'shouldhaveshards', true);",
+            ));
+        }
         if self.workers().all(|node| !node.is_active) {
-            if self.coordinator().is_some_and(|node| !node.takes_shards) {
-                return Err(Error::refused("the cluster has no active worker, and its coordinator takes no shards").hint(
-                    "add a worker: select citus_add_node('HOST', 5432); or let the coordinator hold shards: \
-                     select citus_set_node_property('HOST', PORT, 'shouldhaveshards', true), with its own address",
-                ));
-            }
             notes.push(
                 "the cluster has no worker: all shards are on this server, and searches and loads have this server \
                  alone. Before workers join, give it an address that they can reach, by citus_set_coordinator_host; \

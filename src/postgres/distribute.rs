@@ -35,6 +35,7 @@ impl Default for DistributionSpec {
 /// What is to be done, found right.
 pub(super) struct Plan {
     shards: Option<u32>,
+    is_new: bool,
     has_rows: bool,
     notes: Vec<String>,
 }
@@ -52,7 +53,7 @@ impl Plan {
                 Error::refused(format!("--shards {}", spec.shards)).hint(format!("give 1 to {SHARDS_MAX}"))
             );
         }
-        let nothing = |notes| Self { shards: None, has_rows: false, notes };
+        let nothing = |notes| Self { shards: None, is_new: false, has_rows: false, notes };
         let Some(cluster) = Cluster::of(client, name).await? else {
             return match spec.with_rows {
                 true => {
@@ -84,7 +85,7 @@ impl Plan {
             }
         }
         let notes = cluster.check_nodes(client).await?;
-        Ok(Self { shards: Some(spec.shards), has_rows, notes })
+        Ok(Self { shards: Some(spec.shards), is_new: existing.is_none(), has_rows, notes })
     }
 
     /// Distributes the table, if that is to be done; gives what there is to say.
@@ -115,7 +116,12 @@ impl Plan {
                 if let Err(rollback) = client.batch_execute("rollback").await {
                     tracing::debug!("rollback: {rollback}");
                 }
-                return Err(failed(error).hint("nothing was changed; the table is as it was"));
+                let error = failed(error);
+                let advice = error.advice().map_or(String::new(), |advice| format!("{advice}; "));
+                return Err(error.hint(match self.is_new {
+                    true => format!("{advice}the table was made and is empty; once mended, run this again"),
+                    false => format!("{advice}nothing was changed"),
+                }));
             }
         }
         if self.has_rows {

@@ -58,7 +58,7 @@ fn a_search_tells_the_shards_and_nodes_that_it_asks() {
     assert!(plan.contains(&format!("on {}", own.0)) && !plan.contains("Could not get remote plan"), "{one}");
     search(cluster, &["--like", &id, "--channel", &channel])
         .exits(0)
-        .says(&format!("asked 1 of 4 shards: {}, on {}", own.0, own.1))
+        .says(format!("asked 1 of 4 shards: {}, on {}", own.0, own.1))
         .never_says("for the row itself");
 
     let all = search(cluster, &["--json", "--explain", "--random"]).exits(0);
