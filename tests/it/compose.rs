@@ -125,6 +125,15 @@ fn what_can_not_become_a_cluster_is_told_with_its_cause() {
     servers.register(&[&first]).exits(2).says("usage");
     servers.register(&[&first, &second, &first]).exits(1).says("as coordinator and as worker");
     servers.register(&[&first, &second]).exits(0);
+    // The coordinator reaches the worker, but not the other way round: no server here speaks TLS.
+    let worker = cluster.session(1);
+    for (conninfo, told) in [("sslmode=require", 1), ("sslmode=prefer", 0)] {
+        worker.run(&format!("alter system set citus.node_conninfo = '{conninfo}'"));
+        worker.run("select pg_reload_conf()");
+        worker.wait_until(&format!("current_setting('citus.node_conninfo') = '{conninfo}'"));
+        let said = if told == 1 { format!("can't reach each other: {second} to") } else { "is ready".into() };
+        servers.register(&[&first, &second]).exits(told).says(&said);
+    }
     // A worker is no coordinator, and a node belongs to one cluster.
     servers.register(&[&second, &third]).exits(1).says(&second).says("is a worker of another coordinator");
     servers.register(&[&third, &second]).exits(1).says(&second).says("is a worker of another cluster");
