@@ -390,6 +390,39 @@ fn documented_limits_are_those_of_the_code() {
 }
 
 #[test]
+fn the_cluster_of_containers_has_one_major_version() {
+    let (dockerfile, compose) = (read("compose/Dockerfile"), read("compose/compose.yaml"));
+    let after = |text: &str, from: &str| -> Vec<String> {
+        let rest = text.split(from).skip(1);
+        rest.map(|rest| rest.split([' ', ';', '\n', '"', ']']).next().unwrap_or_default().to_string())
+            .collect()
+    };
+    let tag = after(&dockerfile, "FROM citusdata/citus:").concat();
+    // What the images without a suffix are built on.
+    let major = match tag.split_once("-pg") {
+        Some((_, major)) => major.to_string(),
+        None => match tag.split('.').next() {
+            Some("13") => "17".into(),
+            Some("14") => "18".into(),
+            _ => panic!("compose/Dockerfile: say here which PostgreSQL citusdata/citus:{tag} is built on"),
+        },
+    };
+    assert_eq!(after(&dockerfile, "\"$PG_MAJOR\" != ").concat(), major, "compose/Dockerfile: its own check");
+    assert_eq!(
+        after(&dockerfile, "install -y --no-install-recommends "),
+        [format!("postgresql-{major}-pgvector")]
+    );
+    let of_tag = |image: &String| *image == tag;
+    assert!(
+        after(&compose, "image: vecload-citus:").iter().all(of_tag),
+        "compose.yaml: images are called {tag}"
+    );
+    // Until 17 the images keep their data in /var/lib/postgresql/data, and a volume elsewhere would stay empty.
+    let mounts = after(&compose, ":/var/lib/postgresql");
+    assert!(mounts.len() == 4 && mounts.concat().is_empty() && major == "18", "compose.yaml: {mounts:?}");
+}
+
+#[test]
 fn the_check_script_can_be_run() {
     let mode = fs::metadata(root().join(".ci/run")).map_or(0, |script| script.permissions().mode());
     assert!(mode & 0o111 == 0o111, ".ci/run:1: make it executable: chmod 755 .ci/run");

@@ -217,6 +217,9 @@ pub(super) struct MigrateArguments {
     /// Shards of the table, where Citus is installed (default: 32)
     #[arg(long, value_name = "N")]
     pub shards: Option<u32>,
+    /// Distribute a local table that has rows, where Citus is installed
+    #[arg(long)]
+    pub distribute: bool,
     /// Build no index
     #[arg(long)]
     pub no_index: bool,

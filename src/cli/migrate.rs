@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::args::MigrateArguments;
+use super::printer::counted;
 use super::progress::LoadProgress;
 use super::server::Context;
 use crate::error::{Error, Result};
@@ -10,6 +11,8 @@ use crate::index;
 use crate::ledger;
 use crate::pipeline::observer::Observer;
 use crate::postgres::catalog::{ServerVersions, Target};
+use crate::postgres::citus::{Cluster, Kind};
+use crate::postgres::distribute::DistributionSpec;
 use crate::postgres::migrate::{TableSpec, migrate_target};
 
 #[derive(Serialize)]
@@ -21,6 +24,7 @@ struct Status {
     indexes: Vec<String>,
     distributed_by: Option<String>,
     shards: Option<i64>,
+    citus: Option<Cluster>,
     ledger: Option<i64>,
     server: ServerVersions,
 }
@@ -38,16 +42,19 @@ pub(super) async fn run(context: &Context<'_>, arguments: MigrateArguments) -> R
             name: name.clone(),
             dim: arguments.dim.unwrap_or(file.dim),
             vector_type: arguments.vector_type.unwrap_or(file.vector_type),
-            shards: arguments.shards.unwrap_or(file.shards),
+            distribution: DistributionSpec {
+                shards: arguments.shards.unwrap_or(file.shards),
+                is_exact: arguments.shards.is_some(),
+                with_rows: arguments.distribute,
+            },
         };
-        if spec.shards == 0 {
-            return Err(Error::refused("--shards 0").hint("give at least 1"));
-        }
         if !arguments.no_index {
             can_be_indexed(&spec)?;
         }
-        let (target, now) = migrate_target(&session, &spec).await?;
-        created = now;
+        let migrated = migrate_target(&session, &spec).await?;
+        created = migrated.created;
+        let target = migrated.target;
+        migrated.notes.iter().for_each(|note| printer.say(note));
         if !arguments.no_index {
             let mut wanted = index::standard_indexes(&target, "embedding").indexes;
             let present = index::secondary_indexes(&session, &target).await?;
@@ -110,6 +117,7 @@ async fn status(
         indexes: indexes.into_iter().map(|index| index.name).collect(),
         distributed_by: distribution.as_ref().map(|citus| citus.column.clone()),
         shards: distribution.map(|citus| citus.shards),
+        citus: Cluster::of(session, name).await?,
         ledger: ledger::applied(session).await?,
         server: ServerVersions::of(session).await?,
     })
@@ -127,10 +135,16 @@ fn print(context: &Context<'_>, status: &Status) -> Result<()> {
     if status.exists {
         row("columns", status.columns.join(", "))?;
         row("indexes", if status.indexes.is_empty() { "none".into() } else { status.indexes.join(", ") })?;
-        match (&status.distributed_by, status.shards) {
-            (Some(column), Some(shards)) => row("distributed", format!("by {column}, {shards} shards"))?,
-            _ => row("distributed", "no".into())?,
-        }
+        let kind = status.citus.as_ref().and_then(|citus| citus.table).filter(|kind| *kind != Kind::Local);
+        let distributed = match (&status.distributed_by, status.shards, kind) {
+            (Some(column), Some(shards), _) => format!("by {column}, {shards} shards"),
+            (.., Some(kind)) => format!("no: it is {}", kind.name()),
+            _ => "no".into(),
+        };
+        row("distributed", distributed)?;
+    }
+    if let Some(citus) = &status.citus {
+        print_cluster(citus, &row)?;
     }
     row("ledger", status.ledger.map_or("none yet".into(), |version| format!("version {version}")))?;
     let server = &status.server;
@@ -138,4 +152,24 @@ fn print(context: &Context<'_>, status: &Status) -> Result<()> {
     row("PostgreSQL", server.postgres.clone())?;
     row("pgvector", or_none(&server.pgvector))?;
     row("Citus", or_none(&server.citus))
+}
+
+fn print_cluster(citus: &Cluster, row: &impl Fn(&str, String) -> Result<()>) -> Result<()> {
+    let name = if citus.is_worker { "worker" } else { "coordinator" };
+    row("this node", format!("a {name}"))?;
+    if !citus.is_worker && citus.coordinator().is_none() {
+        row("coordinator", "not registered: citus_set_coordinator_host gives it its address".into())?;
+    }
+    for node in &citus.nodes {
+        let name = if node.is_coordinator { "coordinator" } else { "worker" };
+        let state = if node.is_active { "" } else { ", not active" };
+        row(
+            name,
+            format!("{}, {}{state}", node.address, counted(node.shards.unsigned_abs(), "shard", "shards")),
+        )?;
+    }
+    if citus.workers().next().is_none() {
+        row("workers", "none".into())?;
+    }
+    Ok(())
 }

@@ -1,11 +1,12 @@
 //! `vecload search`
 
 use super::args::SearchArguments;
+use super::printer::counted;
 use super::server::{Context, key_value};
 use crate::batch::embedding::{read_bytes, read_text};
 use crate::error::{Context as _, Error, Result};
 use crate::postgres::catalog::{ServerVersions, Target};
-use crate::search::{Query, SearchRequest, search};
+use crate::search::{Query, Route, SearchRequest, search};
 
 /// Characters of a text that are shown.
 const CONTENT_CHARACTERS: usize = 90;
@@ -53,10 +54,33 @@ pub(super) async fn run(context: &Context<'_>, arguments: SearchArguments) -> Re
     }
     let how = if result.exact { " (all rows compared: the index came back short)" } else { "" };
     printer.say(&format!("{} rows in {:.1} ms{how}", result.hits.len(), result.seconds * 1000.0));
+    if let Some(route) = &result.route {
+        printer.say(&told(route));
+    }
     for line in result.plan.iter().flatten() {
         printer.answer(line)?;
     }
     Ok(0)
+}
+
+/// What a search has asked, in a line.
+fn told(route: &Route) -> String {
+    let nodes = route.nodes.join(", ");
+    let asked = match &route.shard {
+        Some(shard) => {
+            format!("asked 1 of {}: {shard}, on {nodes}", counted(route.of as u64, "shard", "shards"))
+        }
+        None => {
+            let count = counted(route.nodes.len() as u64, "node", "nodes");
+            format!("asked all {}, on {count}: {nodes}", counted(route.of as u64, "shard", "shards"))
+        }
+    };
+    match route.lookup_shards {
+        lookup if lookup > route.shards => {
+            format!("{asked}; and all for the row itself, which is in another channel")
+        }
+        _ => asked,
+    }
 }
 
 fn request(context: &Context<'_>, arguments: &SearchArguments) -> Result<SearchRequest> {

@@ -17,13 +17,11 @@ use crate::ledger;
 use crate::ledger::claim::{ClaimRequest, NamedSource, claim};
 use crate::ledger::settle::{Extent, commit_durably};
 use crate::postgres::catalog::{ServerVersions, Target};
+use crate::postgres::distribute::DistributionSpec;
 use crate::postgres::migrate::{TableSpec, VectorType, migrate_target};
 use crate::postgres::types::TargetType;
 use crate::postgres::watch::Backend;
 use crate::postgres::{Session, SessionOptions};
-
-/// Shards of a table that a load creates where Citus is.
-const SHARDS: u32 = 32;
 
 /// Prepares a load over as many sessions as it takes. A server that was never reached is waited for only if the user
 /// has said for how long: more often than it is down, its address is wrong.
@@ -98,12 +96,14 @@ async fn prepare(
                 name: request.table.clone(),
                 dim,
                 vector_type: VectorType::Vector,
-                shards: SHARDS,
+                distribution: DistributionSpec::default(),
             };
             // The mapping is tried on the table as it will be, before it is made.
             plan_for(Target::standard(spec.name.clone(), TargetType::Vector(Some(dim)))).await?;
-            let (target, _) = migrate_target(&control, &spec).await?;
+            let migrated = migrate_target(&control, &spec).await?;
+            let target = migrated.target;
             observer.say(&format!("created table {} with embeddings of {dim} dimensions", target.name));
+            migrated.notes.iter().for_each(|note| observer.say(note));
             target
         }
         None => {

@@ -3,6 +3,7 @@
 use tokio_postgres::Client;
 
 use super::catalog::Target;
+use super::distribute::{DistributionSpec, Plan};
 use super::types::TargetType;
 use super::{QualifiedName, pg_error};
 use crate::error::{Error, Kind, Result};
@@ -11,7 +12,6 @@ use crate::error::{Error, Kind, Result};
 const EXTENSION: &str = include_str!("../../migrations/target/01_extension.sql");
 const SEQUENCE: &str = include_str!("../../migrations/target/02_sequence.sql");
 const TABLE: &str = include_str!("../../migrations/target/03_table.sql");
-const DISTRIBUTE: &str = include_str!("../../migrations/target/04_distribute.sql");
 
 /// pgvector's limits on a column: 16,000 dimensions of either type.
 const DIM_MAX: usize = 16_000;
@@ -41,13 +41,24 @@ pub struct TableSpec {
     pub dim: usize,
     /// Type of the embeddings.
     pub vector_type: VectorType,
-    /// Shards, where Citus is.
-    pub shards: u32,
+    /// How it is distributed, where Citus is.
+    pub distribution: DistributionSpec,
 }
 
-/// Makes extension and table, and distributes the table where Citus is; an existing table is inspected.
-/// Returns the table and whether it was made now.
-pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<(Target, bool)> {
+/// What has become of the table.
+#[derive(Debug)]
+pub struct Migrated {
+    /// The table.
+    pub target: Target,
+    /// Whether it was made now.
+    pub created: bool,
+    /// What the user should know about its distribution.
+    pub notes: Vec<String>,
+}
+
+/// Makes extension and table, and distributes the table where Citus is; an existing table is inspected. What stands
+/// against it is refused before anything is changed.
+pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<Migrated> {
     if spec.dim == 0 || spec.dim > DIM_MAX {
         return Err(Error::refused(format!("{} dimensions; pgvector takes 1 to {DIM_MAX}", spec.dim)));
     }
@@ -59,7 +70,6 @@ pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<(Target
         ))
         .hint("choose a shorter one with --table"));
     }
-    ensure_extension(client).await?;
     // Two loads may want to create the same table.
     let lock = "select pg_advisory_lock(1986356077, hashtext($1))";
     client.query(lock, &[&spec.name.name]).await.map_err(|error| pg_error("lock the table's name", error))?;
@@ -72,12 +82,26 @@ pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<(Target
     migrated
 }
 
-async fn find_or_create(client: &Client, spec: &TableSpec) -> Result<(Target, bool)> {
-    if let Some(existing) = Target::find(client, &spec.name).await? {
-        fits(&existing, spec)?;
-        distribute(client, &existing.name, spec.shards).await?;
-        return Ok((existing, false));
+async fn find_or_create(client: &Client, spec: &TableSpec) -> Result<Migrated> {
+    let existing = Target::find(client, &spec.name).await?;
+    if let Some(existing) = &existing {
+        fits(existing, spec)?;
     }
+    let plan = Plan::make(client, &spec.name, existing.as_ref(), &spec.distribution).await?;
+    ensure_extension(client).await?;
+    let (name, created) = match existing {
+        Some(existing) => (existing.name, false),
+        None => (create(client, spec).await?, true),
+    };
+    let notes = plan.carry_out(client, &name).await?;
+    let target = Target::find(client, &name).await?;
+    let target =
+        target.ok_or_else(|| Error::bug(format!("table {name} is not there after it was migrated")))?;
+    Ok(Migrated { target, created, notes })
+}
+
+/// Makes the table and gives its full name.
+async fn create(client: &Client, spec: &TableSpec) -> Result<QualifiedName> {
     let doing = format!("create table {}", spec.name);
     let schema = match &spec.name.schema {
         Some(schema) => schema.clone(),
@@ -112,11 +136,7 @@ async fn find_or_create(client: &Client, spec: &TableSpec) -> Result<(Target, bo
             return Err(pg_error(&doing, error).with_kind(Kind::Refused));
         }
     }
-    distribute(client, &name, spec.shards).await?;
-    let target = Target::find(client, &name).await?;
-    let target =
-        target.ok_or_else(|| Error::bug(format!("table {name} is not there after it was created")))?;
-    Ok((target, true))
+    Ok(name)
 }
 
 async fn ensure_extension(client: &Client) -> Result<()> {
@@ -189,16 +209,4 @@ fn fits(target: &Target, spec: &TableSpec) -> Result<()> {
             table.sql()
         ))),
     }
-}
-
-async fn distribute(client: &Client, name: &QualifiedName, shards: u32) -> Result<()> {
-    let doing = || format!("distribute table {name}");
-    let citus = "select exists (select from pg_extension where extname = 'citus')";
-    if !client.query_one(citus, &[]).await.map_err(|error| pg_error(doing(), error))?.get::<_, bool>(0) {
-        return Ok(());
-    }
-    set(client, "vecload.schema", name.schema.as_deref().unwrap_or("public")).await?;
-    set(client, "vecload.table", &name.name).await?;
-    set(client, "vecload.shards", &shards.to_string()).await?;
-    client.batch_execute(DISTRIBUTE).await.map_err(|error| pg_error(doing(), error))
 }

@@ -5,8 +5,10 @@
 
 mod advice;
 pub mod catalog;
+pub mod citus;
 mod connect;
 mod conninfo;
+pub mod distribute;
 mod failure;
 mod hosts;
 pub mod migrate;

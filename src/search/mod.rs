@@ -1,19 +1,19 @@
 //! Nearest neighbours by cosine distance, in one channel or everywhere.
 
+mod query;
+mod route;
+
 use std::time::{Duration, Instant};
 
-use half::f16;
-use pgvector::{HalfVector, Vector};
 use serde::Serialize;
 use tokio_postgres::types::ToSql;
 
+use self::query::{Parameter, Shape};
+pub use self::route::Route;
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{ServerVersions, Target, TargetColumn};
 use crate::postgres::types::TargetType;
-use crate::postgres::{Session, pg_error, quote_ident, quote_literal};
-
-/// HNSW over a `vector` of more dimensions is built over its cast to `halfvec` (pgvector's limits).
-const VECTOR_DIM_MAX: usize = 2_000;
+use crate::postgres::{Session, pg_error, quote_ident};
 
 /// What HNSW looks at by default (`hnsw.ef_search`); it must not be below `k`.
 const EF_SEARCH_DEFAULT: u32 = 40;
@@ -68,6 +68,8 @@ pub struct SearchResult {
     pub seconds: f64,
     /// Whether the index came back short and all rows were compared.
     pub exact: bool,
+    /// Shards and nodes that were asked, if Citus distributes the table.
+    pub route: Option<Route>,
     /// The plan, if it was asked for.
     pub plan: Option<Vec<String>>,
 }
@@ -88,17 +90,15 @@ pub async fn search(
             .hint("name the right table with --table"));
     };
     let shape = Shape::of(target, embedding)?;
-    if request.channel.is_some() && target.channel_column().is_none() {
-        return Err(Error::refused(format!("table {} has no integer column channel_id", target.name))
-            .hint("search without --channel"));
-    }
+    check_channel(target, request.channel)?;
     let has_metadata =
         target.column("metadata").is_some_and(|column| column.target_type == Some(TargetType::Jsonb));
     if !request.conditions.is_empty() && !has_metadata {
         return Err(Error::refused(format!("table {} has no jsonb column metadata", target.name))
             .hint("search without --where"));
     }
-    let (vector, like) = query_vector(session, target, &shape, &request.query).await?;
+    let mut route = Route::of(session, target, request.channel).await?;
+    let (vector, like) = query_vector(session, target, &shape, request, route.as_mut()).await?;
     if shape.dim.is_some_and(|dim| dim != vector.len()) {
         return Err(Error::refused(format!(
             "the query has {} dimensions, and {}.{} is {}",
@@ -123,127 +123,28 @@ pub async fn search(
         false => first,
     };
     result.like = like;
+    result.route = route;
     Ok(result)
 }
 
-/// How the target's columns appear in the query.
-struct Shape {
-    embedding: String,
-    half: bool,
-    /// The schema of pgvector's types and operators, where the search path does not have it.
-    prefix: String,
-    dim: Option<usize>,
-    id: Option<String>,
-    content: Option<String>,
-}
-
-impl Shape {
-    fn of(target: &Target, embedding: &TargetColumn) -> Result<Self> {
-        let named = |names: &[&str], fits: fn(&TargetType) -> bool| {
-            let fits = |column: &&TargetColumn| column.target_type.as_ref().is_some_and(fits);
-            let found = names.iter().find_map(|name| target.column(name).filter(|column| fits(column)));
-            found.map(|column| quote_ident(&column.name))
-        };
-        let quoted = quote_ident(&embedding.name);
-        let dim = embedding.target_type.as_ref().and_then(TargetType::vector_dim).flatten();
-        let half_column = matches!(embedding.target_type, Some(TargetType::Halfvec(_)));
-        let by_cast = dim.filter(|dim| !half_column && *dim > VECTOR_DIM_MAX);
-        Ok(Self {
-            // The index is used only for the very expression that it was built over.
-            embedding: by_cast
-                .map_or(quoted.clone(), |dim| format!("({quoted}::{}halfvec({dim}))", embedding.type_prefix)),
-            half: half_column || by_cast.is_some(),
-            prefix: embedding.type_prefix.clone(),
-            dim,
-            id: named(&["id"], TargetType::is_integer),
-            content: named(&["content", "text"], TargetType::is_text),
-        })
-    }
-
-    /// The query and the values of its parameters. With `literal` the vector is written out: EXPLAIN can't
-    /// show the plan of a Citus shard for a parameter of a type that is not built in.
-    fn query<'a>(
-        &self,
-        target: &Target,
-        request: &'a SearchRequest,
-        vector: &'a [f32],
-        literal: bool,
-    ) -> Built<'a> {
-        let mut values: Vec<Parameter<'a>> = Vec::new();
-        let mut value = |parameter: Parameter<'a>| {
-            if literal {
-                return parameter.literal(&self.prefix);
-            }
-            values.push(parameter);
-            format!("${}", values.len())
-        };
-        let vector = value(if self.half { Parameter::Half(vector) } else { Parameter::Vector(vector) });
-        let mut conditions = vec![format!("{} is not null", self.embedding)];
-        if let (Some(channel), Some(column)) = (request.channel, target.channel_column()) {
-            let channel = value(Parameter::Integer(channel));
-            conditions.push(format!("{} = {channel}::bigint", quote_ident(column)));
-        }
-        if !request.conditions.is_empty() {
-            let wanted = request.conditions.iter().map(|(key, text)| (key.clone(), json_value(text)));
-            let wanted = serde_json::Value::Object(wanted.collect());
-            conditions.push(format!("metadata @> {}", value(Parameter::Json(wanted))));
-        }
-        if let (Query::Like(like), Some(id)) = (&request.query, &self.id) {
-            conditions.push(format!("{id} <> {}::bigint", value(Parameter::Integer(*like))));
-        }
-        let null = "null".to_string();
-        let sql = format!(
-            "select ({embedding} {distance} {vector})::float8 as distance, {id}::bigint as id,
-                    {content}::text as content
-             from {table} where {conditions} order by {embedding} {distance} {vector} limit {k}",
-            embedding = self.embedding,
-            distance = format_args!("operator({}<=>)", self.prefix),
-            id = self.id.as_ref().unwrap_or(&null),
-            content = self.content.as_ref().unwrap_or(&null),
-            table = target.name.sql(),
-            conditions = conditions.join(" and "),
-            k = request.k,
-        );
-        Built { sql, values }
-    }
-}
-
-/// A query ready to be sent.
-struct Built<'a> {
-    sql: String,
-    values: Vec<Parameter<'a>>,
-}
-
-enum Parameter<'a> {
-    Vector(&'a [f32]),
-    Half(&'a [f32]),
-    Integer(i64),
-    Json(serde_json::Value),
-}
-
-impl Parameter<'_> {
-    fn boxed(&self) -> Box<dyn ToSql + Sync + Send> {
-        match self {
-            Self::Vector(values) => Box::new(Vector::from(values.to_vec())),
-            Self::Half(values) => Box::new(HalfVector::from(
-                values.iter().map(|value| f16::from_f32(*value)).collect::<Vec<_>>(),
-            )),
-            Self::Integer(value) => Box::new(*value),
-            Self::Json(value) => Box::new(value.clone()),
-        }
-    }
-
-    fn literal(&self, prefix: &str) -> String {
-        let text = |values: &[f32]| {
-            let numbers: Vec<String> = values.iter().map(f32::to_string).collect();
-            quote_literal(&format!("[{}]", numbers.join(",")))
-        };
-        match self {
-            Self::Vector(values) => format!("{}::{prefix}vector", text(values)),
-            Self::Half(values) => format!("{}::{prefix}halfvec", text(values)),
-            Self::Integer(value) => value.to_string(),
-            Self::Json(value) => format!("{}::jsonb", quote_literal(&value.to_string())),
-        }
+/// Refuses a channel that the target can't have.
+fn check_channel(target: &Target, channel: Option<i64>) -> Result<()> {
+    let Some(channel) = channel else { return Ok(()) };
+    let Some(column) = target.channel_column().and_then(|name| target.column(name)) else {
+        return Err(Error::refused(format!("table {} has no integer column channel_id", target.name))
+            .hint("search without --channel"));
+    };
+    let fits = match column.target_type {
+        Some(TargetType::Int2) => i16::try_from(channel).is_ok(),
+        Some(TargetType::Int4) => i32::try_from(channel).is_ok(),
+        _ => true,
+    };
+    match fits {
+        true => Ok(()),
+        false => Err(Error::refused(format!(
+            "--channel {channel} is out of the range of {}.{}, which is {}",
+            target.name, column.name, column.type_name
+        ))),
     }
 }
 
@@ -251,9 +152,10 @@ async fn query_vector(
     session: &Session,
     target: &Target,
     shape: &Shape,
-    query: &Query,
+    request: &SearchRequest,
+    route: Option<&mut Route>,
 ) -> Result<(Vec<f32>, Option<String>)> {
-    match query {
+    match &request.query {
         Query::Vector(vector) => Ok((vector.clone(), None)),
         Query::Random => {
             let dim = shape
@@ -266,15 +168,7 @@ async fn query_vector(
                 return Err(Error::refused(format!("table {} has no integer column id", target.name))
                     .hint("search with --vector FILE or --random"));
             };
-            let content = shape.content.as_deref().unwrap_or("null");
-            let sql = format!(
-                "select ({})::text, {content}::text from {} where {id_column} = $1::bigint limit 1",
-                shape.embedding,
-                target.name.sql()
-            );
-            let row = session.query_opt(&sql, &[id]).await;
-            let row =
-                row.map_err(|error| session.error(format!("look up row {id} of {}", target.name), error))?;
+            let row = look_up(session, target, shape, request.channel, (id_column, *id), route).await?;
             let Some(row) = row else {
                 return Err(Error::refused(format!("table {} has no row with id {id}", target.name))
                     .hint("vecload search --random finds some rows and their ids"));
@@ -286,6 +180,37 @@ async fn query_vector(
             Ok((vector, row.get(1)))
         }
     }
+}
+
+/// Looks up embedding and content of a row. Of a distributed table, the shard of the channel is asked first: most often
+/// the row is in the channel whose neighbours are sought.
+async fn look_up(
+    session: &Session,
+    target: &Target,
+    shape: &Shape,
+    channel: Option<i64>,
+    (id_column, id): (&str, i64),
+    route: Option<&mut Route>,
+) -> Result<Option<tokio_postgres::Row>> {
+    let failed = |error| session.error(format!("look up row {id} of {}", target.name), error);
+    let content = shape.content.as_deref().unwrap_or("null");
+    let sql = format!(
+        "select ({})::text, {content}::text from {} where {id_column} = $1::bigint",
+        shape.embedding,
+        target.name.sql()
+    );
+    if let Some(route) = route {
+        if let (Some(channel), Some(column)) = (channel, target.channel_column()) {
+            let in_channel = format!("{sql} and {} = $2::bigint limit 1", quote_ident(column));
+            let row = session.query_opt(&in_channel, &[&id, &channel]).await.map_err(failed)?;
+            if row.is_some() {
+                route.lookup_shards = route.shards;
+                return Ok(row);
+            }
+        }
+        route.lookup_shards = route.of;
+    }
+    session.query_opt(&format!("{sql} limit 1"), &[&id]).await.map_err(failed)
 }
 
 async fn run(
@@ -322,7 +247,7 @@ async fn run(
     };
     transaction.rollback().await.map_err(failed)?;
     let hit = |row: &tokio_postgres::Row| Hit { distance: row.get(0), id: row.get(1), content: row.get(2) };
-    Ok(SearchResult { hits: rows.iter().map(hit).collect(), like: None, seconds, exact, plan })
+    Ok(SearchResult { hits: rows.iter().map(hit).collect(), like: None, seconds, exact, route: None, plan })
 }
 
 /// Settings for the search's own transaction.
@@ -360,16 +285,6 @@ fn text_of(message: &tokio_postgres::SimpleQueryMessage) -> Option<String> {
             }
         }),
         _ => None,
-    }
-}
-
-/// `42`, `true` and `null` are JSON, anything else is text.
-fn json_value(text: &str) -> serde_json::Value {
-    match serde_json::from_str(text) {
-        Ok(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_) | serde_json::Value::Null)) => {
-            value
-        }
-        _ => serde_json::Value::String(text.into()),
     }
 }
 

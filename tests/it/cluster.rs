@@ -1,6 +1,8 @@
 //! A cluster of PostgreSQL servers with Citus, for tests that need several nodes.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,8 +30,8 @@ const KEEPER: &str = "\"$0/pg_ctl\" -D \"$1\" -w -l \"$1/log\" start >/dev/null 
     \"$0/pg_ctl\" -D \"$1\" -m immediate stop >/dev/null; rm -rf \"$1\"; rmdir \"${1%/*}\" 2>/dev/null";
 
 impl Cluster {
-    /// A cluster that tests share which leave its nodes alone; none, said loudly, without Citus. Each test has tables
-    /// of its own.
+    /// A cluster with pgvector that tests share which leave its nodes alone; none, said loudly, without Citus. Each
+    /// test has tables of its own.
     pub(crate) fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
         let start = || {
@@ -42,6 +44,21 @@ impl Cluster {
 
     /// A cluster of its own: a coordinator that is registered, and workers.
     pub(crate) fn start(nodes: usize) -> Option<Self> {
+        let mut cluster = Self::empty()?;
+        for number in 0..nodes {
+            cluster.start_node();
+            cluster.session(number).run("set client_min_messages to error; create extension citus");
+        }
+        let coordinator = cluster.session(0);
+        coordinator.run(&format!("select citus_set_coordinator_host('127.0.0.1', {})", cluster.ports[0]));
+        for port in &cluster.ports[1..] {
+            coordinator.run(&format!("select citus_add_node('127.0.0.1', {port})"));
+        }
+        Some(cluster)
+    }
+
+    /// No server yet, for tests that make a cluster by themselves.
+    pub(crate) fn empty() -> Option<Self> {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let Some(programs) = programs::find(true, None).expect("a search for programs") else {
             eprintln!("SKIPPED: no Citus-capable PostgreSQL found");
@@ -49,7 +66,7 @@ impl Cluster {
         };
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("vecload-it-citus-{}-{number}", std::process::id());
-        let mut cluster = Self {
+        let cluster = Self {
             nodes: Vec::new(),
             ports: Vec::new(),
             bindir: programs.bindir,
@@ -59,15 +76,6 @@ impl Cluster {
         if let Some(user) = account() {
             let (uid, gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
             std::os::unix::fs::chown(&cluster.directory, uid, gid).expect("hand over the directory");
-        }
-        for number in 0..nodes {
-            cluster.start_node();
-            cluster.session(number).run("set client_min_messages to error; create extension citus");
-        }
-        let coordinator = cluster.session(0);
-        coordinator.run(&format!("select citus_set_coordinator_host('127.0.0.1', {})", cluster.ports[0]));
-        for port in &cluster.ports[1..] {
-            coordinator.run(&format!("select citus_add_node('127.0.0.1', {port})"));
         }
         Some(cluster)
     }
@@ -97,7 +105,8 @@ impl Cluster {
             .arg(&self.bindir)
             .arg(&data)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            .env("PGPASSFILE", self.directory.join("pgpass"));
         keeper.process_group(0);
         let mut keeper = keeper.spawn().expect("start a node");
         let mut line = String::new();
@@ -124,6 +133,50 @@ impl Cluster {
         let mut control = as_account(&self.bindir.join("pg_ctl"));
         control.arg("-D").arg(self.data(node)).args(words).stdout(Stdio::null());
         assert!(control.status().expect("run pg_ctl").success(), "pg_ctl {words:?} of node {node}");
+    }
+
+    /// From now on all logins at all nodes need a password, those of the nodes at each other too.
+    pub(crate) fn ask_for_password(&self, password: &str) {
+        let line = format!("*:*:*:*:{}\n", password.replace('\\', "\\\\").replace(':', "\\:"));
+        let pgpass = self.directory.join("pgpass");
+        std::fs::write(&pgpass, line).expect("write the password file");
+        std::fs::set_permissions(&pgpass, Permissions::from_mode(0o600)).expect("hide the password file");
+        if let Some(user) = account() {
+            let (uid, gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+            std::os::unix::fs::chown(&pgpass, uid, gid).expect("hand over the password file");
+        }
+        for node in 0..self.nodes.len() {
+            let session = self.session(node);
+            session.run(&format!("alter role vecload password '{}'", password.replace('\'', "''")));
+            let rules = self.data(node).join("pg_hba.conf");
+            std::fs::write(rules, "host all all 127.0.0.1/32 scram-sha-256\n").expect("write pg_hba.conf");
+            session.run("select pg_reload_conf()");
+            session.wait_until("(select auth_method = 'scram-sha-256' from pg_hba_file_rules)");
+        }
+    }
+
+    /// From now on a node does not find the files of pgvector, as if they were not installed there (PostgreSQL 18).
+    pub(crate) fn hide_vector(&self, node: usize) {
+        let told = Command::new(self.program("pg_config")).arg("--sharedir").output().expect("run pg_config");
+        let installed = Path::new(String::from_utf8_lossy(&told.stdout).trim()).join("extension");
+        let shown = self.directory.join(format!("{node}-shown"));
+        std::fs::create_dir_all(shown.join("extension")).expect("make a directory");
+        for file in installed.read_dir().expect("list the extensions").flatten() {
+            let name = file.file_name();
+            if !name.to_string_lossy().starts_with("vector") {
+                let link = shown.join("extension").join(&name);
+                std::os::unix::fs::symlink(file.path(), link).expect("show an extension");
+            }
+        }
+        let session = self.session(node);
+        session.run(&format!("alter system set extension_control_path = '{}'", shown.display()));
+        session.run("select pg_reload_conf()");
+        session.wait_until("not exists (select from pg_available_extensions where name = 'vector')");
+    }
+
+    /// The program that came with the servers.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.bindir.join(name)
     }
 
     fn data(&self, node: usize) -> PathBuf {
