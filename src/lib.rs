@@ -16,6 +16,7 @@
 
 pub mod batch;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod copy;
 pub mod embedded;
@@ -32,4 +33,5 @@ pub mod report;
 pub mod route;
 pub mod search;
 pub mod source;
+pub mod tune;
 pub mod writer;
