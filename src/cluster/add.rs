@@ -100,6 +100,7 @@ pub async fn add(client: &Client, request: &AddRequest) -> Result<Added> {
     let here = here.map_err(|problem| Error::failed(format!("ask the coordinator: {problem}")))?;
     let new = newcomer(client, &request.node, &here).await?;
     let workers = workers(client, &known, &request.node, &new.system).await?;
+    has_no_old_shards(client, &request.node).await?;
     leads_to_itself(client, &coordinator, &here.system).await?;
     for (worker, _) in &workers {
         reaches(client, worker, &request.node, &new.system).await?;
@@ -271,6 +272,30 @@ async fn belongs_to_nobody_else(
         "remove it there first, then on it: drop extension citus cascade (which drops distributed tables); or name \
          another server",
     ))
+}
+
+/// A server that was a node may still have shards of that time; Citus could never move these to it again.
+async fn has_no_old_shards(client: &Client, node: &Address) -> Result<()> {
+    let sql = "select coalesce(array_agg(shard_name(logicalrelid, shardid)), '{}') from pg_dist_shard";
+    let shards = client.query_one(sql, &[]).await.map_err(|error| pg_error("list the shards", error))?;
+    let shards: Vec<String> = shards.get(0);
+    let names: Vec<String> = shards.iter().map(|name| quote_literal(name)).collect();
+    let sql = format!(
+        "select coalesce(string_agg(name, ', '), '') from unnest(array[{}]::text[]) as name
+        where to_regclass(name) is not null",
+        names.join(", ")
+    );
+    let found = ask(client, std::slice::from_ref(node), &sql).await?.remove(0);
+    match found.map_err(|problem| silent_node(node, &problem))? {
+        none if none.is_empty() => Ok(()),
+        found => Err(Error::refused(format!(
+            "{node} can't be a node: it has tables with the names of shards, {found}"
+        ))
+        .hint(format!(
+            "they are left from an earlier time as a node; if nothing in them is needed, on {node}: set \
+                 citus.enable_manual_changes_to_shards = on; drop table {found};"
+        ))),
+    }
 }
 
 const SYSTEM_SQL: &str = "select system_identifier::text from pg_control_system()";

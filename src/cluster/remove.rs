@@ -1,5 +1,7 @@
 //! One node less: its shards move to the others first.
 
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 use tokio_postgres::Client;
 
@@ -26,6 +28,10 @@ const BYTES_SQL: &str = "
 
 /// The share of a disk that Citus leaves free when it moves shards (`citus.desired_percent_disk_available_after_move`).
 const DISK_SHARE_LEFT: f64 = 0.1;
+
+/// Queries that began before a shard moved may hold up its old table for so long.
+const CLEAN_UP_MAX: Duration = Duration::from_secs(60);
+const CLEAN_UP_AGAIN: Duration = Duration::from_millis(500);
 
 /// A node that is to go, and can.
 #[derive(Debug)]
@@ -135,10 +141,43 @@ impl Removal {
 
     /// Takes the empty node off the list.
     pub async fn finish(&self, client: &Client) -> Result<Removed> {
+        self.clean_up(client).await?;
         let Address { host, port } = &self.node.address;
         let done = client.query("select citus_remove_node($1, $2)", &[host, &i32::from(*port)]).await;
         done.map_err(|error| pg_error(format!("remove node {}", self.node.address), error))?;
         Ok(Removed { node: self.node.address.clone(), state: "removed", moved_shards: self.shards })
+    }
+}
+
+impl Removal {
+    /// Drops what Citus has moved away and would drop later. Once the node is off the list it would forget to, and the
+    /// shards could never come back to that server.
+    async fn clean_up(&self, client: &Client) -> Result<()> {
+        let failed = |error| pg_error("drop what has moved away", error);
+        // Where Citus is older than 11.2 there is no such list.
+        let there = "select to_regclass('pg_catalog.pg_dist_cleanup') is not null";
+        if !client.query_one(there, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        loop {
+            client.batch_execute("call citus_cleanup_orphaned_resources()").await.map_err(failed)?;
+            let sql = "select count(*), min(object_name) from pg_dist_cleanup where node_group_id = $1";
+            let row = client.query_one(sql, &[&self.node.group]).await.map_err(failed)?;
+            let (left, first): (i64, Option<String>) = (row.get(0), row.get(1));
+            if left == 0 {
+                return Ok(());
+            }
+            if started.elapsed() > CLEAN_UP_MAX {
+                let first = first.unwrap_or_default();
+                return Err(Error::failed(format!(
+                    "{} has no shards any more, but {left} objects that can't be dropped, such as {first}",
+                    self.node.address
+                ))
+                .hint("end the queries on it that still use them, then run the same command again"));
+            }
+            tokio::time::sleep(CLEAN_UP_AGAIN).await;
+        }
     }
 }
 
