@@ -10,7 +10,8 @@
 //! stages, within the [`memory`] that it is given.
 //!
 //! Around it: [`postgres`] connects and knows the catalog, [`mod@index`] drops and builds indexes, [`report`]
-//! tells what happened, [`search`] finds rows again, [`mod@generate`] writes synthetic rows to files,
+//! tells what happened, [`search`] finds rows again, [`tune`] sets a database up for that, [`cluster`] looks after the
+//! nodes of a Citus cluster, [`mod@generate`] writes synthetic rows to files,
 //! [`embedded`] runs a server, [`config`] reads `pipeline.toml`, and [`cli`] is the command line. [`mod@fault`] has the
 //! places where tests let the process die.
 

@@ -82,7 +82,9 @@ pub async fn apply(
             remembered: rights.may_remember,
         });
     }
-    alter(session, versions, &changes, rights.may_remember.then_some(&memory)).await?;
+    if !changes.is_empty() {
+        alter(session, versions, &changes, rights.may_remember.then_some(&memory)).await?;
+    }
     Ok(changes)
 }
 
@@ -184,12 +186,9 @@ async fn alter(
 ) -> Result<()> {
     let mut wanted: Vec<(&str, Option<String>)> =
         changes.iter().map(|change| (change.name.as_str(), change.now.clone())).collect();
-    if let Some(memory) = memory.filter(|_| !changes.is_empty() || memory.is_some_and(Memory::is_empty)) {
+    if let Some(memory) = memory {
         let text = serde_json::to_string(memory).map_err(|error| Error::bug("write JSON").because(error))?;
         wanted.push((MEMORY, (!memory.is_empty()).then_some(text)));
-    }
-    if wanted.is_empty() {
-        return Ok(());
     }
     let database = quote_ident(&current_database(session).await?);
     let statements = statements(&database, &wanted);

@@ -16,9 +16,9 @@ const SHARED_BUFFERS_UNTOUCHED: u64 = 128 * MIB;
 pub(super) fn shown(bytes: u64) -> String {
     let kib = bytes / 1024;
     match kib {
-        _ if kib % GIB == 0 => format!("{}TB", kib / GIB),
-        _ if kib % MIB == 0 => format!("{}GB", kib / MIB),
-        _ if kib % 1024 == 0 => format!("{}MB", kib / 1024),
+        _ if kib.is_multiple_of(GIB) => format!("{}TB", kib / GIB),
+        _ if kib.is_multiple_of(MIB) => format!("{}GB", kib / MIB),
+        _ if kib.is_multiple_of(1024) => format!("{}MB", kib / 1024),
         _ => format!("{kib}kB"),
     }
 }

@@ -1,5 +1,9 @@
 //! `vecload cluster`: a node is added, gets shards, gives them back and goes; what can't work is refused.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use nix::sys::signal::Signal;
 
 use super::cluster::Cluster;
@@ -78,22 +82,34 @@ fn servers_that_do_not_fit_are_refused(cluster: &Cluster, new: usize, node: &str
     cluster.session(new).run(&format!("create table {shard} (id bigint)"));
     add(node).says("tables with the names of shards").says(&shard).says("drop table");
     cluster.session(new).run(&format!("set citus.enable_manual_changes_to_shards to on; drop table {shard}"));
-    // The control files of extensions are looked for elsewhere (PostgreSQL 18): pgvector is not there any more.
     if server.one::<i32>("select current_setting('server_version_num')::int") >= 180_000 {
-        let server = cluster.session(new);
-        server.run("alter system set extension_control_path = '/nowhere'");
-        server.run("select pg_reload_conf()");
-        server.wait_until("current_setting('extension_control_path') = '/nowhere'");
-        add(node).says("pgvector is not installed on it");
-        server.run("alter system reset extension_control_path");
-        server.run("select pg_reload_conf()");
-        server.wait_until("current_setting('extension_control_path') <> '/nowhere'");
+        without_pgvector(&cluster.session(new), || drop(add(node).says("pgvector is not installed on it")));
     }
     let nobody = cluster.url(0).replace("vecload@", "nobody@");
     cluster.session(0).run("create role nobody login");
     let told = vecload(["cluster", "add", node]).with("--db", nobody).run().exits(2);
     told.says("may not change the cluster's nodes").says("superuser");
     assert_eq!(cluster.session(0).count("pg_dist_node"), 3, "nobody was added");
+}
+
+/// Lets the server look for extensions where there is Citus only (PostgreSQL 18).
+fn without_pgvector(server: &Session, work: impl Fn()) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let share: String = server.one("select setting from pg_config where name = 'SHAREDIR'");
+    let extensions = dir.path().join("extension");
+    std::fs::create_dir(&extensions).expect("make a directory");
+    let control = Path::new(&share).join("extension/citus.control");
+    std::fs::copy(control, extensions.join("citus.control")).expect("copy a file");
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755))
+        .expect("open the directory to others");
+    let path = dir.path().to_str().expect("UTF-8");
+    server.run(&format!("alter system set extension_control_path = '{path}'"));
+    server.run("select pg_reload_conf()");
+    server.wait_until(&format!("current_setting('extension_control_path') = '{path}'"));
+    work();
+    server.run("alter system reset extension_control_path");
+    server.run("select pg_reload_conf()");
+    server.wait_until(&format!("current_setting('extension_control_path') <> '{path}'"));
 }
 
 /// A transaction that has written to all shards holds every move up.
