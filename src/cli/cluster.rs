@@ -220,7 +220,8 @@ async fn follow(printer: &Printer, session: &Session, mut job: Job) -> Result<Jo
         for problem in &job.problems {
             // Citus tries again by itself, and says the same again.
             if !told.contains(problem) {
-                progress.bar.suspend(|| printer.warn(problem));
+                let line = format!("{problem} (Citus tries it again; --stop ends that)");
+                progress.bar.suspend(|| printer.warn(&line));
                 told.push(problem.clone());
             }
         }

@@ -151,7 +151,7 @@ async fn verdict(session: &Session, told: &Told, wanted: &[Wanted]) -> Result<()
             found.unwrap_or_else(|| "nothing".into())
         ))
         .hint(why.unwrap_or_else(|| {
-            "look for PGOPTIONS, options in the URL, a pooler that keeps sessions, or ALTER DATABASE on that node".into()
+            "look for PGOPTIONS, options in the URL, a pooler with old sessions, or ALTER DATABASE on that node".into()
         })));
     }
     Ok(())

@@ -173,7 +173,7 @@ fn coordinator_address(request: &AddRequest, registered: Option<&Address>) -> Re
         address => {
             let how = address.as_ref().map_or("a socket".into(), Address::to_string);
             Err(Error::refused(format!(
-                "workers connect to the coordinator, whose own address is not registered, and {how} means nothing to {}",
+                "workers connect to the coordinator, whose address is not registered, and {how} means nothing to {}",
                 request.node
             ))
             .hint("give it as the workers reach it: --coordinator HOST:PORT"))

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 
 use super::Address;
 use super::needs;
-use super::nodes::{address, nodes};
+use super::nodes::{address, nodes, one_line};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::pg_error;
 
@@ -155,8 +155,8 @@ async fn last_job(client: &Client) -> Result<Option<Job>> {
     let details: Details = serde_json::from_str(details.as_deref().unwrap_or("{}"))
         .map_err(|error| Error::failed("read what Citus says of the rebalance").because(error))?;
     let message = |task: Task| {
-        let message = task.message.filter(|message| !message.trim().is_empty())?;
-        Some(format!("{}: {}", task.command.unwrap_or_default(), message.trim()))
+        let message = one_line(&task.message.unwrap_or_default());
+        (!message.is_empty()).then(|| format!("{}: {message}", task.command.unwrap_or_default()))
     };
     let mut job = Job {
         job: row.get("job_id"),

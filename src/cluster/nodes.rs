@@ -110,6 +110,7 @@ pub async fn ask_here<T: DeserializeOwned>(client: &Client, sql: &str) -> Result
     }
 }
 
-fn one_line(text: &str) -> String {
+/// A message of the server that may hold several lines.
+pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

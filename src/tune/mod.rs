@@ -1,8 +1,8 @@
 //! Settings of a database for vector searches and index builds, and proof of what each node reports.
 //!
 //! [`plan`] decides the values and why; [`apply`] sets them by `ALTER DATABASE`, which new sessions take over, and
-//! remembers what was there; [`reset`] puts that back; [`prove`] asks, in a new session, whether it is so where the rows
-//! are. Settings that only loading needs belong to vecload's own sessions and are none of these.
+//! remembers what was there; [`reset`] puts that back; [`prove`] asks, in a new session, whether it is so where the
+//! rows are. Settings that only loading needs belong to vecload's own sessions and are none of these.
 
 mod apply;
 mod memory;

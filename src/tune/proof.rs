@@ -84,15 +84,18 @@ pub async fn prove(
 
 /// What else decides a parameter for this role, if anything does.
 pub async fn why_not(client: &Client, name: &str) -> Result<Option<String>> {
-    let sql = "select r.rolname::text, s.setdatabase <> 0
+    let sql = "select r.rolname::text, case when s.setdatabase <> 0 then current_database()::text end
         from pg_db_role_setting s join pg_roles r on r.oid = s.setrole
-        where r.rolname = current_user and exists (
-            select from unnest(s.setconfig) as setting where split_part(setting, '=', 1) = $1)";
-    let row = client.query_opt(&format!("{sql} limit 1"), &[&name]).await;
+        where r.rolname = current_user
+            and s.setdatabase in (0, (select oid from pg_database where datname = current_database()))
+            and exists (select from unnest(s.setconfig) as setting where split_part(setting, '=', 1) = $1)
+        order by s.setdatabase desc limit 1";
+    let row = client.query_opt(sql, &[&name]).await;
     let row = row.map_err(|error| pg_error("look at the role's settings", error))?;
     Ok(row.map(|row| {
         let role = quote_ident(&row.get::<_, String>(0));
-        let within = if row.get(1) { " IN DATABASE …" } else { "" };
+        let database: Option<String> = row.get(1);
+        let within = database.map_or(String::new(), |name| format!(" IN DATABASE {}", quote_ident(&name)));
         format!("the role's own setting comes first: ALTER ROLE {role}{within} RESET {name}")
     }))
 }
@@ -127,8 +130,8 @@ async fn channels_of_groups(client: &Client, target: &Target) -> Result<HashMap<
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Runs a query of one channel, which Citus hands to the worker as it stands. It reads at most one row, and has a result
-/// without any.
+/// Runs a query of one channel, which Citus hands to the worker as it stands. It reads at most one row, and has a
+/// result without any.
 async fn in_shard(
     client: &Client,
     target: &Target,

@@ -59,7 +59,8 @@ fn a_setting_that_does_not_take_effect_is_a_failure_with_its_cause() {
     db.run(&format!("alter role {role} in database {database} set hnsw.ef_search = 41"));
     let told = tune(&db.url()).run();
     db.run(&format!("alter role {role} in database {database} reset hnsw.ef_search"));
-    told.exits(1).says("hnsw.ef_search is set for the database").says("has 41").says("ALTER ROLE");
+    let cure = format!("IN DATABASE \"{database}\" RESET hnsw.ef_search");
+    told.exits(1).says("hnsw.ef_search is set for the database").says("has 41").says(cure);
     tune(&db.url()).run().exits(0).state("unchanged");
 }
 
