@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::Address;
+use super::needs;
 use super::nodes::{Answer, Node, ask, ask_here, ask_json, nodes};
 use crate::error::{Error, Result};
 use crate::postgres::{pg_error, quote_ident, quote_literal};
@@ -80,7 +81,7 @@ const MEMBERSHIP_SQL: &str = "select json_build_object(
 
 /// Adds a node, or finds it there.
 pub async fn add(client: &Client, request: &AddRequest) -> Result<Added> {
-    may_add(client).await?;
+    needs::nodes_may_change(client).await?;
     let known = nodes(client).await?;
     let registered = known.iter().find(|node| node.is_coordinator()).map(|node| node.address.clone());
     let mut added = Added {
@@ -131,20 +132,6 @@ pub async fn add(client: &Client, request: &AddRequest) -> Result<Added> {
     added.state = "added";
     added.coordinator = Some(coordinator);
     Ok(added)
-}
-
-/// Only superusers may change the list of nodes, unless somebody has granted the functions.
-async fn may_add(client: &Client) -> Result<()> {
-    let sql = "select has_function_privilege(current_user,
-        'citus_add_node(text,integer,integer,noderole,name)', 'execute')";
-    let row =
-        client.query_one(sql, &[]).await.map_err(|error| pg_error("look at the role's rights", error))?;
-    match row.get(0) {
-        true => Ok(()),
-        false => {
-            Err(Error::refused("this role may not change the cluster's nodes").hint("connect as a superuser"))
-        }
-    }
 }
 
 /// A node that is in the list already is brought to use.

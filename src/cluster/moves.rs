@@ -7,7 +7,7 @@ use super::Address;
 use super::needs;
 use super::nodes::{address, nodes, one_line};
 use crate::error::{Error, Kind, Result};
-use crate::postgres::pg_error;
+use crate::postgres::{pg_error, quote_literal};
 
 /// A rebalance, as it stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -88,9 +88,11 @@ pub async fn start(client: &Client, block_writes: bool) -> Result<Started> {
         return Ok(Started::Running(job));
     }
     needs::shards_can_move(client, &nodes(client).await?, block_writes).await?;
-    let sql = "select citus_rebalance_start(shard_transfer_mode => $1::text::citus.shard_transfer_mode)";
+    // A literal takes the parameter's type; naming the type would need a right on its schema.
+    let mode = quote_literal(needs::transfer_mode(block_writes));
+    let sql = format!("select citus_rebalance_start(shard_transfer_mode => {mode})");
     let row = client
-        .query_one(sql, &[&needs::transfer_mode(block_writes)])
+        .query_one(&sql, &[])
         .await
         .map_err(|error| pg_error("start the rebalance", error).with_kind(Kind::Refused))?;
     match row.get::<_, Option<i64>>(0) {

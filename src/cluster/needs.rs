@@ -22,8 +22,45 @@ pub(super) fn transfer_mode(block_writes: bool) -> &'static str {
     if block_writes { "block_writes" } else { "auto" }
 }
 
+/// Only superusers may change the list of nodes, unless somebody has granted the functions.
+pub(super) async fn nodes_may_change(client: &Client) -> Result<()> {
+    let sql = "select has_function_privilege('citus_add_node(text,integer,integer,noderole,name)', 'execute')
+        and has_function_privilege('citus_remove_node(text,integer)', 'execute')";
+    let row =
+        client.query_one(sql, &[]).await.map_err(|error| pg_error("look at the role's rights", error))?;
+    match row.get(0) {
+        true => Ok(()),
+        false => {
+            Err(Error::refused("this role may not change the cluster's nodes").hint("connect as a superuser"))
+        }
+    }
+}
+
+/// Moves of a shard fail for ever once Citus has to drop an old table of it on a node that is not there any more.
+async fn nothing_is_left_on_removed_nodes(client: &Client) -> Result<()> {
+    let failed = |error| pg_error("look for what removed nodes have left", error);
+    // Where Citus is older than 11.2 there is no such list.
+    let there = "select to_regclass('pg_catalog.pg_dist_cleanup') is not null";
+    if !client.query_one(there, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+        return Ok(());
+    }
+    let sql = "select string_agg(object_name, ', ') from pg_dist_cleanup
+        where node_group_id <> 0 and node_group_id not in (select groupid from pg_dist_node)";
+    match client.query_one(sql, &[]).await.map_err(failed)?.get::<_, Option<String>>(0) {
+        None => Ok(()),
+        Some(left) => Err(Error::refused(format!(
+            "Citus still wants to drop {left} on a node that was removed, and moves no shard of these until then"
+        ))
+        .hint(
+            "as a superuser on the coordinator: delete from pg_dist_cleanup where node_group_id <> 0 and \
+             node_group_id not in (select groupid from pg_dist_node)",
+        )),
+    }
+}
+
 /// Refuses a move that would fail, with the reason and the cure.
 pub(super) async fn shards_can_move(client: &Client, nodes: &[Node], block_writes: bool) -> Result<()> {
+    nothing_is_left_on_removed_nodes(client).await?;
     let servers: Vec<Address> = nodes
         .iter()
         .filter(|node| node.is_primary && node.is_active)

@@ -11,7 +11,7 @@ use super::needs;
 use super::nodes::{Node, ask, ask_json, nodes};
 use super::status::{DISK_SQL, Disk};
 use crate::error::{Error, Result};
-use crate::postgres::pg_error;
+use crate::postgres::{pg_error, quote_literal};
 
 /// Shards of distributed tables on the nodes of a group. Reference tables are on all nodes and need no move.
 const HELD_SQL: &str = "
@@ -58,6 +58,7 @@ pub struct Removed {
 impl Removal {
     /// Finds the node and refuses what can't work.
     pub async fn prepare(client: &Client, address: &Address, block_writes: bool) -> Result<Self> {
+        needs::nodes_may_change(client).await?;
         let known = nodes(client).await?;
         let Some(node) = known.iter().find(|node| node.address == *address).cloned() else {
             let names: Vec<String> = known.iter().map(|node| node.address.to_string()).collect();
@@ -124,10 +125,9 @@ impl Removal {
             return Ok(());
         }
         let Address { host, port } = &self.node.address;
-        let sql =
-            "select citus_drain_node($1, $2, shard_transfer_mode => $3::text::citus.shard_transfer_mode)";
-        let mode = needs::transfer_mode(self.block_writes);
-        let done = client.query(sql, &[host, &i32::from(*port), &mode]).await;
+        let mode = quote_literal(needs::transfer_mode(self.block_writes));
+        let sql = format!("select citus_drain_node($1, $2, shard_transfer_mode => {mode})");
+        let done = client.query(&sql, &[host, &i32::from(*port)]).await;
         done.map(|_| ()).map_err(|error| {
             pg_error(format!("move the shards of {}", self.node.address), error)
                 .hint("shards that have moved stay where they are; the same command moves the others")

@@ -89,7 +89,10 @@ fn servers_that_do_not_fit_are_refused(cluster: &Cluster, new: usize, node: &str
     cluster.session(0).run("create role nobody login");
     let told = vecload(["cluster", "add", node]).with("--db", nobody).run().exits(2);
     told.says("may not change the cluster's nodes").says("superuser");
-    assert_eq!(cluster.session(0).count("pg_dist_node"), 3, "nobody was added");
+    let nobody = cluster.url(0).replace("vecload@", "nobody@");
+    let worker = format!("127.0.0.1:{}", cluster.ports[1]);
+    vecload(["cluster", "remove", &worker]).with("--db", nobody).run().exits(2).says("superuser");
+    assert_eq!(cluster.session(0).count("pg_dist_node"), 3, "nobody was added or removed");
 }
 
 /// Lets the server look for extensions where there is Citus only (PostgreSQL 18).
@@ -165,6 +168,9 @@ fn nodes_that_can_not_go_stay(cluster: &Cluster, session: &Session, node: &str) 
     remove(node).says("keyless has neither a primary key nor a replica identity").says("--block-writes");
     on(cluster, &["rebalance"]).run().exits(2).says("keyless");
     session.run("drop table keyless");
+    session.run("insert into pg_dist_cleanup values (99999, 1, 1, 'public.chunks_1', 77, 2)");
+    on(cluster, &["rebalance"]).run().exits(2).says("drop public.chunks_1 on a node that was removed");
+    session.run("delete from pg_dist_cleanup where record_id = 99999");
     let others = &cluster.ports[1..3];
     for takes in [false, true] {
         for port in others {
