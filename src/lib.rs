@@ -10,12 +10,14 @@
 //! stages, within the [`memory`] that it is given.
 //!
 //! Around it: [`postgres`] connects and knows the catalog, [`mod@index`] drops and builds indexes, [`report`]
-//! tells what happened, [`search`] finds rows again, [`mod@verify`] looks whether all is well, [`mod@generate`] writes
-//! synthetic rows to files, [`embedded`] runs a server, [`config`] reads `pipeline.toml`, and [`cli`] is the command
-//! line. [`mod@fault`] has the places where tests let the process die.
+//! tells what happened, [`search`] finds rows again, [`tune`] sets a database up for that, [`mod@verify`] looks whether
+//! all is well, [`cluster`] looks after the nodes of a Citus cluster, [`mod@generate`] writes synthetic rows to files,
+//! [`embedded`] runs a server, [`config`] reads `pipeline.toml`, and [`cli`] is the command line. [`mod@fault`] has the
+//! places where tests let the process die.
 
 pub mod batch;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod copy;
 pub mod embedded;
@@ -32,5 +34,6 @@ pub mod report;
 pub mod route;
 pub mod search;
 pub mod source;
+pub mod tune;
 pub mod verify;
 pub mod writer;

@@ -24,6 +24,8 @@ const ARROWS: &[(&str, &str)] = &[
     ("memory", ""),
     ("copy", ""),
     ("postgres", "error"),
+    ("cluster", "error postgres"),
+    ("tune", "cluster error postgres"),
     ("source", "batch error memory"),
     ("batch", "copy error partition postgres source"),
     ("partition", "batch copy error memory source"),
@@ -35,12 +37,13 @@ const ARROWS: &[(&str, &str)] = &[
     ("verify", "error index ledger postgres search"),
     ("generate", "error source"),
     ("embedded", "error postgres"),
-    ("config", "error index pipeline postgres"),
+    ("config", "error index pipeline postgres tune"),
     ("report", "pipeline postgres route"),
     ("pipeline", "batch config copy error index ledger memory partition postgres report route source writer"),
     (
         "cli",
-        "batch config embedded error fault generate index ledger pipeline postgres report search source verify",
+        "batch cluster config embedded error fault generate index ledger pipeline postgres report search source tune \
+         verify",
     ),
 ];
 

@@ -8,6 +8,7 @@ use crate::pipeline::plan::IndexPolicy;
 use crate::pipeline::routing::RouteChoice;
 use crate::postgres::migrate::VectorType;
 use crate::source::discover::SourceFormat;
+use crate::tune::IterativeScan;
 
 /// Bulk-load embeddings into PostgreSQL + pgvector, every row exactly once
 #[derive(Debug, Parser)]
@@ -71,6 +72,8 @@ pub(super) enum Command {
     Generate(Box<GenerateArguments>),
     /// Create the target table, its indexes and the ledger; safe to run again
     Migrate(MigrateArguments),
+    /// Set the database up for vector searches and index builds, and prove it on each node
+    Tune(TuneArguments),
     /// Load 20 sample chunks
     Seed,
     /// Find the nearest rows by cosine distance
@@ -79,6 +82,8 @@ pub(super) enum Command {
     Verify(VerifyArguments),
     /// Show what was loaded; take a load back
     Loads(LoadsArguments),
+    /// Show and change the nodes of a Citus cluster
+    Cluster(ClusterArguments),
     /// Run vecload's own PostgreSQL server
     Db(DbArguments),
 }
@@ -228,6 +233,29 @@ pub(super) struct MigrateArguments {
     pub status: bool,
 }
 
+/// `vecload tune`
+#[derive(Debug, Args)]
+pub(super) struct TuneArguments {
+    /// Only show what is set and what each node reports
+    #[arg(long, conflicts_with_all = ["reset", "ef_search", "iterative_scan", "parallel", "maintenance_work_mem"])]
+    pub show: bool,
+    /// Put back what was set before vecload tune
+    #[arg(long, conflicts_with_all = ["ef_search", "iterative_scan", "parallel", "maintenance_work_mem"])]
+    pub reset: bool,
+    /// hnsw.ef_search, from 1 to 1000 (default: 100)
+    #[arg(long, value_name = "N")]
+    pub ef_search: Option<u32>,
+    /// hnsw.iterative_scan, where pgvector has it (default: relaxed-order)
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub iterative_scan: Option<IterativeScan>,
+    /// max_parallel_workers_per_gather (default: by the servers' cores)
+    #[arg(long, value_name = "N")]
+    pub parallel: Option<u32>,
+    /// maintenance_work_mem (default: by the servers' memory)
+    #[arg(long, value_name = "SIZE")]
+    pub maintenance_work_mem: Option<String>,
+}
+
 /// `vecload search`
 #[derive(Debug, Args)]
 pub(super) struct SearchArguments {
@@ -298,6 +326,48 @@ pub(super) enum LoadsCommand {
     Forget {
         /// The load
         id: i64,
+    },
+}
+
+/// `vecload cluster`
+#[derive(Debug, Args)]
+pub(super) struct ClusterArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ClusterCommand,
+}
+
+/// What to do with a cluster.
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterCommand {
+    /// Show nodes, versions, shards, sizes, disks and a rebalance at work
+    Status,
+    /// Add a worker, once it and the way to it are found fit
+    Add {
+        /// The new node, as the other nodes reach it: HOST:PORT, [IPV6]:PORT
+        #[arg(value_name = "HOST:PORT")]
+        node: String,
+        /// The coordinator's own address, as workers reach it
+        #[arg(long, value_name = "HOST:PORT")]
+        coordinator: Option<String>,
+    },
+    /// Move a worker's shards to the others and remove it
+    Remove {
+        /// The node, as `vecload cluster status` shows it
+        #[arg(value_name = "HOST:PORT")]
+        node: String,
+        /// Move shards without logical replication: writes to a shard wait while it moves
+        #[arg(long)]
+        block_writes: bool,
+    },
+    /// Spread shards evenly over the nodes, in the background
+    Rebalance {
+        /// Stop the one at work; what has moved stays
+        #[arg(long, conflicts_with = "block_writes")]
+        stop: bool,
+        /// Move shards without logical replication: writes to a shard wait while it moves
+        #[arg(long)]
+        block_writes: bool,
     },
 }
 

@@ -2,6 +2,7 @@
 
 mod again;
 mod args;
+mod cluster;
 mod db;
 mod generate;
 mod load;
@@ -13,6 +14,7 @@ mod rejected_rows;
 mod search;
 mod seed;
 mod server;
+mod tune;
 mod verify;
 
 use std::process::ExitCode;
@@ -63,10 +65,12 @@ fn run(arguments: Arguments, printer: &Printer) -> Result<u8> {
             Command::Load(arguments) => load::run(&context, *arguments).await,
             Command::Generate(arguments) => generate::run(&context, *arguments).await,
             Command::Migrate(arguments) => migrate::run(&context, arguments).await,
+            Command::Tune(arguments) => tune::run(&context, arguments).await,
             Command::Seed => seed::run(&context).await,
             Command::Search(arguments) => search::run(&context, arguments).await,
             Command::Verify(arguments) => verify::run(&context, arguments).await,
             Command::Loads(arguments) => loads::run(&context, arguments).await,
+            Command::Cluster(arguments) => cluster::run(&context, arguments).await,
             Command::Db(arguments) => db::run(&context, arguments).await,
         }
     });

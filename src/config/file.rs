@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::pipeline::plan::IndexPolicy;
 use crate::pipeline::routing::RouteChoice;
 use crate::postgres::migrate::VectorType;
+use crate::tune::IterativeScan;
 
 /// The file that is read when there is one and none is named.
 pub const DEFAULT_FILE: &str = "pipeline.toml";
@@ -24,6 +25,8 @@ pub struct PipelineFile {
     pub embedded: EmbeddedSection,
     /// `[migrate]`
     pub migrate: MigrateSection,
+    /// `[tune]`
+    pub tune: TuneSection,
     /// `[load]`
     pub load: LoadSection,
     /// `[map]`: target column = source column.
@@ -69,6 +72,20 @@ pub struct MigrateSection {
     pub vector_type: VectorType,
     /// Shards, where Citus is.
     pub shards: u32,
+}
+
+/// What `tune` sets for the database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TuneSection {
+    /// `hnsw.ef_search`.
+    pub ef_search: u32,
+    /// `hnsw.iterative_scan`.
+    pub iterative_scan: IterativeScan,
+    /// A number, or `auto`: by the servers' cores.
+    pub max_parallel_workers_per_gather: String,
+    /// A size, or `auto`: by the servers' memory.
+    pub maintenance_work_mem: String,
 }
 
 /// Limits of a load.
@@ -132,6 +149,17 @@ impl Default for EmbeddedSection {
 impl Default for MigrateSection {
     fn default() -> Self {
         Self { dim: 1536, vector_type: VectorType::Vector, shards: 32 }
+    }
+}
+
+impl Default for TuneSection {
+    fn default() -> Self {
+        Self {
+            ef_search: 100,
+            iterative_scan: IterativeScan::RelaxedOrder,
+            max_parallel_workers_per_gather: "auto".into(),
+            maintenance_work_mem: "auto".into(),
+        }
     }
 }
 

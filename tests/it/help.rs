@@ -18,10 +18,12 @@ fn the_commands_are_listed() {
       load      Load Parquet, CSV, JSON Lines or synthetic rows into the target table
       generate  Write synthetic rows to a file, and queries with their exact neighbours
       migrate   Create the target table, its indexes and the ledger; safe to run again
+      tune      Set the database up for vector searches and index builds, and prove it on each node
       seed      Load 20 sample chunks
       search    Find the nearest rows by cosine distance
       verify    Check server, cluster, table, indexes, query plans, and the rows against the ledger
       loads     Show what was loaded; take a load back
+      cluster   Show and change the nodes of a Citus cluster
       db        Run vecload's own PostgreSQL server
       help      Print this message or the help of the given subcommand(s)
 
