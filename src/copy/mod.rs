@@ -82,6 +82,8 @@ pub struct SourceRow {
     pub unit: u32,
     /// Row within the unit, from 0.
     pub row: u64,
+    /// Lowest hash of the slice that it is in: several slices may have its row range.
+    pub hash_low: i32,
 }
 
 /// The encoded rows of one batch for one partition.
@@ -165,7 +167,7 @@ impl CopyBlock {
         self.segments = kept;
         for row in removed.values() {
             let of = |slice: &&mut Slice| {
-                (slice.source, slice.unit) == (row.source, row.unit)
+                (slice.source, slice.unit, slice.hash_low) == (row.source, row.unit, row.hash_low)
                     && (slice.first_row..=slice.last_row).contains(&row.row)
             };
             if let Some(slice) = self.slices.iter_mut().find(of) {
@@ -212,11 +214,32 @@ mod tests {
         block.push(Segment { tuples: segment.into(), slice: slice(10, 14), ids: Vec::new() });
         let tuples = block.tuples();
         assert_eq!(tuples.iter().map(Bytes::len).collect::<Vec<_>>(), [10, 11, 12, 13, 14]);
-        let row = |row| SourceRow { source: 0, unit: 0, row };
+        let row = |row| SourceRow { source: 0, unit: 0, row, hash_low: i32::MIN };
         block.remove(&BTreeMap::from([(0, row(10)), (3, row(13))]));
         assert_eq!(block.tuples(), [&tuples[1], &tuples[2], &tuples[4]]);
         assert_eq!((block.rows, block.bytes, block.slices[0].rows), (3, 37, 3));
         assert_eq!((block.slices[0].first_row, block.slices[0].last_row), (10, 14));
+    }
+
+    #[test]
+    fn a_tuple_is_taken_off_the_slice_of_its_hashes() {
+        let tuple = |value: u8| {
+            let mut tuple = 1i16.to_be_bytes().to_vec();
+            put_value(&mut tuple, &[], &[value]);
+            tuple
+        };
+        let mut block = CopyBlock::default();
+        let low = Slice { rows: 1, hash_high: -1, ..slice(0, 9) };
+        let high = Slice { rows: 3, hash_low: 0, ..slice(0, 9) };
+        block.push(Segment { tuples: tuple(1).into(), slice: low, ids: Vec::new() });
+        block.push(Segment {
+            tuples: [tuple(2), tuple(3), tuple(4)].concat().into(),
+            slice: high,
+            ids: Vec::new(),
+        });
+        let refused = |row| SourceRow { source: 0, unit: 0, row, hash_low: 0 };
+        block.remove(&BTreeMap::from([(1, refused(4)), (3, refused(7))]));
+        assert_eq!(block.slices.iter().map(|slice| slice.rows).collect::<Vec<_>>(), [1, 1]);
     }
 
     fn slice(first_row: u64, last_row: u64) -> Slice {

@@ -314,6 +314,13 @@ mod tests {
         let error = free_port(Some(port), None).unwrap_err();
         assert!(error.to_string().contains(&port.to_string()), "{error}");
         drop(taken);
-        assert_eq!(free_port(None, Some(port)).unwrap(), Some(port));
+        // Another process may take one that was free.
+        let is_kept = |_| {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            drop(listener);
+            free_port(None, Some(port)).unwrap() == Some(port)
+        };
+        assert!((0..20).any(is_kept));
     }
 }

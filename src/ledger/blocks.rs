@@ -89,22 +89,17 @@ impl BlockLedger {
             channel.map_or("", |_| "channel, "),
             channel.map_or_else(String::new, |channel| format!("{channel}, "))
         );
-        // With the fence, what COPY has just written to: whether it is the target, and in which storage. Of a shard,
-        // whether it is still here and of the same hashes: the guard keeps it so.
+        // With the fence, what COPY has just written to: whether it is the target, and in which storage. A shard's place
+        // is known already, and kept by its guard.
         let fence = match &table.shard {
             None => format!(
                 "select token = $2, coalesce(to_regclass($4) = $3::oid, false), {}
                  from vecload_ledger.loads where load_id = $1 for share",
                 storage_sql("$3")
             ),
-            Some(ShardTable { shard, channel, fences, relfilenode, .. }) => format!(
-                "select token = $2, exists (
-                     select from pg_dist_shard s join pg_dist_placement p using (shardid)
-                     where s.shardid = {} and s.logicalrelid = to_regclass($4)::oid and $3::oid is not null
-                         and s.shardminvalue::integer = {} and s.shardmaxvalue::integer = {}
-                         and p.groupid = (select groupid from pg_dist_local_group)), {relfilenode}::oid
-                 from {fences} f where channel = {channel} and load_id = $1 for share of f",
-                shard.id, shard.low, shard.high
+            Some(ShardTable { channel, fences, relfilenode, .. }) => format!(
+                "select token = $2, $3::oid is not null and $4::text is not null, {relfilenode}::oid
+                 from {fences} where channel = {channel} and load_id = $1 for share"
             ),
         };
         Ok(Self {
@@ -128,13 +123,7 @@ impl BlockLedger {
         let failed = |error| of_shard(&self.table, format!("record block {number} in the ledger"), error);
         let (run, target) = (&self.run, &self.table.target);
         let fence = client.query_opt(&self.fence, &[&run.load_id, &run.token, &run.target, target]).await;
-        let fence = fence.map_err(failed)?;
-        // A shard's fence goes where its channel goes.
-        let is_here = fence.as_ref().is_some_and(|row| row.get(1));
-        if self.table.shard.is_some() && !is_here {
-            return Err(Error::failed(format!("{} is not where it was", self.table.table)).misrouted());
-        }
-        let fence = fence.filter(|row| row.get(0)).ok_or_else(|| run.taken_over())?;
+        let fence = fence.map_err(failed)?.filter(|row| row.get(0)).ok_or_else(|| run.taken_over())?;
         // COPY went to the table that had the name; its lock keeps the name with it until the end of the transaction.
         if !fence.get::<_, bool>(1) {
             return Err(Error::failed(format!(

@@ -44,6 +44,7 @@ fn migrations() -> Result<Vec<refinery::Migration>> {
         ("V1__ledger", include_str!("../../migrations/ledger/V1__ledger.sql")),
         ("V2__units", include_str!("../../migrations/ledger/V2__units.sql")),
         ("V3__compaction", include_str!("../../migrations/ledger/V3__compaction.sql")),
+        ("V4__outboxes", include_str!("../../migrations/ledger/V4__outboxes.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| refinery::Migration::unapplied(name, sql))

@@ -29,6 +29,7 @@ const ONE_CONNECTION: &str = "set local citus.max_adaptive_executor_pool_size = 
 /// The tables of one colocation group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outbox {
+    group: i32,
     /// Rows of committed blocks.
     pub blocks: QualifiedName,
     /// Fences of runs.
@@ -38,8 +39,12 @@ pub struct Outbox {
 impl Outbox {
     /// Their names.
     pub fn of(distribution: &Distribution) -> Self {
-        let table = |what| QualifiedName::new(Some(SCHEMA), &format!("{what}_{}", distribution.colocation));
-        Self { blocks: table("shard_blocks"), fences: table("shard_fences") }
+        Self::of_group(distribution.colocation)
+    }
+
+    fn of_group(group: i32) -> Self {
+        let table = |what| QualifiedName::new(Some(SCHEMA), &format!("{what}_{group}"));
+        Self { group, blocks: table("shard_blocks"), fences: table("shard_fences") }
     }
 
     /// Makes the tables of the target's colocation group, if they are not there.
@@ -58,7 +63,13 @@ impl Outbox {
         let channel = target.column(&distribution.column);
         let channel = channel.ok_or_else(|| Error::bug("a distribution column that is not there"))?;
         let blocks = format!(
-            "create table if not exists {} (channel {} not null, like {SCHEMA}.blocks including defaults,
+            "create table if not exists {} (channel {} not null, load_id bigint not null, run integer not null,
+                block integer not null, target oid not null, relfilenode oid not null, rows bigint not null,
+                source_ids bigint[] not null, units integer[] not null, first_rows bigint[] not null,
+                last_rows bigint[] not null, hash_lows integer[] not null, hash_highs integer[] not null,
+                slice_rows bigint[] not null, id_firsts bigint[] not null, id_lasts bigint[] not null,
+                checksum bigint not null, source_range int8range not null,
+                committed_at timestamptz not null default clock_timestamp(),
                 primary key (channel, load_id, run, block))",
             self.blocks.sql(),
             channel.type_name
@@ -76,12 +87,10 @@ impl Outbox {
                 continue;
             }
             // Each by itself: Citus takes one such statement at a time.
-            client.batch_execute("set client_min_messages to warning").await.map_err(failed)?;
             client.batch_execute(&create).await.map_err(failed)?;
             let distribute =
                 "select create_distributed_table($1::text::regclass, 'channel', colocate_with => $2::text)";
             client.query(distribute, &[&table.sql(), &target.name.sql()]).await.map_err(failed)?;
-            client.batch_execute("reset client_min_messages").await.map_err(failed)?;
         }
         Ok(())
     }
@@ -103,8 +112,13 @@ impl Outbox {
             self.fences.sql()
         );
         transaction.execute(&fence, &[&channels, &run.load_id, &run.token]).await.map_err(failed)?;
-        // Last, as it keeps takeovers waiting.
-        run.hold_fence(&transaction).await?;
+        // Last, as it keeps takeovers waiting. From here on it is known where the load's rows may lie.
+        let noted = "update vecload_ledger.loads set outboxes = array(select distinct unnest(outboxes || $3::integer))
+            where load_id = $1 and token = $2";
+        let noted = transaction.execute(noted, &[&run.load_id, &run.token, &self.group]).await;
+        if noted.map_err(failed)? != 1 {
+            return Err(run.taken_over());
+        }
         transaction.commit().await.map_err(failed)
     }
 }
@@ -121,8 +135,8 @@ pub async fn take_in_own(client: &mut Client, run: &Run) -> Result<()> {
 /// Takes in what loads' runs have committed on the workers, and ends their right to commit more.
 pub async fn take_in(transaction: &Transaction<'_>, load_ids: &[i64]) -> Result<()> {
     let failed = |error| pg_error("take in the ledger's rows from the workers", error);
-    let outboxes = outboxes(transaction).await?;
-    if outboxes.is_empty() || load_ids.is_empty() {
+    let outboxes = outboxes(transaction, load_ids).await?;
+    if outboxes.is_empty() {
         return Ok(());
     }
     // Rows that an earlier transaction of this kind has taken may still be there while a node's part is prepared.
@@ -143,14 +157,42 @@ pub async fn take_in(transaction: &Transaction<'_>, load_ids: &[i64]) -> Result<
     Ok(())
 }
 
-/// The pairs of tables that there are.
-async fn outboxes(client: &impl GenericClient) -> Result<Vec<Outbox>> {
-    let sql = "select substring(relname from '[0-9]+$') from pg_class
-        where relnamespace = to_regnamespace($1) and relkind = 'r' and relname ~ '^shard_fences_[0-9]+$'";
-    let rows = client.query(sql, &[&SCHEMA]).await;
+/// The pairs of tables that loads have used.
+async fn outboxes(client: &impl GenericClient, load_ids: &[i64]) -> Result<Vec<Outbox>> {
+    let used =
+        "select distinct unnest(outboxes) from vecload_ledger.loads where load_id = any($1) order by 1";
+    let rows = client.query(used, &[&load_ids]).await;
     let rows = rows.map_err(|error| pg_error("look for the ledger's tables on the workers", error))?;
-    let named = |what: &str, group: &str| QualifiedName::new(Some(SCHEMA), &format!("{what}_{group}"));
-    let outbox =
-        |group: &str| Outbox { blocks: named("shard_blocks", group), fences: named("shard_fences", group) };
-    Ok(rows.iter().map(|row| outbox(row.get(0))).collect())
+    Ok(rows.iter().map(|row| Outbox::of_group(row.get(0))).collect())
+}
+
+/// A load that has given out ids again which blocks of these storages have, and whose rows are not taken in yet.
+pub async fn given_again(
+    client: &impl GenericClient,
+    target: u32,
+    load_id: i64,
+    (firsts, lasts, storages): (&[i64], &[i64], &[u32]),
+) -> Result<Option<i64>> {
+    let failed = |error| pg_error("look for ids on the workers", error);
+    let others =
+        "select load_id from vecload_ledger.loads where target = $1 and load_id <> $2 and outboxes <> '{}'";
+    let others = client.query(others, &[&target, &load_id]).await.map_err(failed)?;
+    let others: Vec<i64> = others.iter().map(|row| row.get(0)).collect();
+    for outbox in outboxes(client, &others).await? {
+        let again = format!(
+            "select o.load_id, o.id_firsts, o.id_lasts from {} o
+             where o.target = $1 and o.load_id = any($2) and o.relfilenode <> all($3)",
+            outbox.blocks.sql()
+        );
+        for row in client.query(&again, &[&target, &others, &storages]).await.map_err(failed)? {
+            let other: (Vec<i64>, Vec<i64>) = (row.get(1), row.get(2));
+            let mine = || firsts.iter().zip(lasts);
+            let overlaps =
+                |(first, last): (&i64, &i64)| mine().any(|(low, high)| low <= last && first <= high);
+            if other.0.iter().zip(&other.1).any(overlaps) {
+                return Ok(Some(row.get(0)));
+            }
+        }
+    }
+    Ok(None)
 }

@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Row};
 use super::ALIVE_LOCK;
 use super::compaction::delete_replaced;
 use super::history::find;
-use super::outbox::take_in;
+use super::outbox::{given_again, take_in};
 use crate::error::{Error, Result};
 use crate::index::{IndexDefinition, secondary_indexes};
 use crate::postgres::catalog::Target;
@@ -129,10 +129,24 @@ async fn rows_can_be_told_apart(client: &Client, load_id: i64, table: &Qualified
             join unnest(o.id_firsts, o.id_lasts) as other(first, last)
                 on mine.first <= other.last and other.first <= mine.last)
         limit 1";
-    match client.query_opt(again, &[&load_id]).await.map_err(failed)? {
-        Some(row) => Err(Error::refused(format!(
-            "load {load_id} can't be taken back: its ids in {table} were given out again, to load {}",
-            row.get::<_, i64>(0)
+    let again = client.query_opt(again, &[&load_id]).await.map_err(failed)?.map(|row| row.get::<_, i64>(0));
+    let again = match again {
+        Some(other) => Some(other),
+        None => {
+            let mine = "select target, relfilenode, id_firsts, id_lasts from vecload_ledger.current_blocks
+                where load_id = $1";
+            let mine = client.query(mine, &[&load_id]).await.map_err(failed)?;
+            let storages: Vec<u32> = mine.iter().map(|row| row.get(1)).collect();
+            let ids = (flat(&mine, "id_firsts"), flat(&mine, "id_lasts"));
+            match mine.first() {
+                Some(row) => given_again(client, row.get(0), load_id, (&ids.0, &ids.1, &storages)).await?,
+                None => None,
+            }
+        }
+    };
+    match again {
+        Some(other) => Err(Error::refused(format!(
+            "load {load_id} can't be taken back: its ids in {table} were given out again, to load {other}"
         ))
         .hint(format!("its rows went with a TRUNCATE; remove the record: vecload loads forget {load_id}"))),
         None => Ok(()),

@@ -182,7 +182,12 @@ impl Partitioner {
     pub fn origins(&self, batch: &ChunkBatch, share: &Share) -> Origins {
         let Origin { source, unit, first_row } = batch.origin;
         Origins {
-            first: SourceRow { source, unit, row: first_row },
+            first: SourceRow {
+                source,
+                unit,
+                row: first_row,
+                hash_low: self.partitions.range(share.partition).0,
+            },
             rows: share.rows.iter().map(|row| row.row).collect(),
             positions: Arc::clone(&batch.positions),
         }

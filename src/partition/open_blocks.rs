@@ -108,7 +108,7 @@ mod tests {
     }
 
     fn origins(row: u64) -> Origins {
-        let first = SourceRow { source: 0, unit: 0, row };
+        let first = SourceRow { source: 0, unit: 0, row, hash_low: 0 };
         Origins { first, rows: vec![0], positions: Vec::new().into() }
     }
 

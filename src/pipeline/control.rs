@@ -1,11 +1,13 @@
 //! The control session: it holds the lock that shows that the run is alive, judges silent sessions, and knows
 //! whether the server may have crashed: that ends all sessions, this one too.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::sync::Mutex;
 
 use super::steady::{Connector, given_up, silent};
@@ -175,14 +177,28 @@ impl Control {
         for ((one, backend), seen) in here.iter().zip(seen) {
             lost.extend(one.judge(backend, seen).then_some((one, backend)));
         }
-        for (one, backend) in &elsewhere {
-            let Some(way) = &one.elsewhere else { continue };
-            let seen = look_over(way, std::slice::from_ref(backend)).await;
-            let is_lost = match seen.and_then(|seen| seen.into_iter().next()) {
-                Some(seen) => one.judge(backend, seen),
-                None => one.is_unanswered(backend),
+        // Each server is asked once, all at a time: one that does not answer takes its time.
+        let mut servers: BTreeMap<String, Vec<&(&Arc<Watched>, Backend)>> = BTreeMap::new();
+        for entry in &elsewhere {
+            let Some(way) = &entry.0.elsewhere else { continue };
+            servers.entry(way.describe()).or_default().push(entry);
+        }
+        let looks = servers.into_values().map(async |sessions| {
+            let backends: Vec<Backend> = sessions.iter().map(|(_, backend)| backend.clone()).collect();
+            let seen = match sessions.first().and_then(|(one, _)| one.elsewhere.as_ref()) {
+                Some(way) => look_over(way, &backends).await,
+                None => None,
             };
-            lost.extend(is_lost.then_some((one, backend)));
+            (sessions, seen)
+        });
+        for (sessions, seen) in join_all(looks).await {
+            for (number, (one, backend)) in sessions.into_iter().enumerate() {
+                let is_lost = match seen.as_ref().and_then(|seen| seen.get(number)) {
+                    Some(seen) => one.judge(backend, seen.clone()),
+                    None => one.is_unanswered(backend),
+                };
+                lost.extend(is_lost.then_some((one, backend)));
+            }
         }
         for (one, backend) in lost {
             tracing::info!("{} (server process {}) has fallen silent", one.name, backend.pid);

@@ -16,7 +16,6 @@ use crate::ledger::settle::{self, Extent, balance, finish_load, flush};
 use crate::ledger::{generations, prepared};
 use crate::postgres::catalog::Target;
 use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
-use crate::route::Route;
 use crate::source::Place;
 use crate::source::fingerprint::{Fingerprint, full_hash};
 use crate::source::parquet::PositionedFile;
@@ -202,7 +201,7 @@ pub(super) async fn settle(
 
 /// What a load that ends early has committed on workers: it is counted, and does not wait there for the next run.
 async fn take_in_rest(load: &Prepared, has_failed: bool) {
-    let Some(run) = load.claim.run.filter(|_| has_failed && load.routing.route == Route::Shards) else {
+    let Some(run) = load.claim.run.filter(|_| has_failed && load.plan.target.citus.is_some()) else {
         return;
     };
     if let Err(error) = load.control.run(async |session| take_in_own(session, &run).await).await {

@@ -223,11 +223,11 @@ impl Prepared {
             return Err(Error::bug("blocks were lost by a load that had none to write"));
         };
         let run = self.control.run(async |session| begin_again(session, &run).await).await?;
+        self.claim.run = Some(run);
+        self.control.goes_on_as(run).await;
         if self.plan.target.citus.is_some() {
             self.control.run(async |session| take_in_own(session, &run).await).await?;
         }
-        self.claim.run = Some(run);
-        self.control.goes_on_as(run).await;
         for source in &mut self.claim.sources {
             source.coverage = Coverage::default();
         }

@@ -31,8 +31,8 @@ const TEXT_BATCH_ROWS_MAX: usize = 1024;
 const BLOCK_BYTES: usize = 8 << 20;
 const BLOCK_BYTES_MIN: usize = 256 << 10;
 
-/// The same for blocks that a Citus coordinator takes apart: each is a COPY into every shard of a worker, and a two-phase
-/// commit.
+/// The same for blocks that a Citus coordinator takes apart: each is a COPY into every shard of a worker, and a
+/// two-phase commit.
 const TAKEN_APART_BYTES: usize = 32 << 20;
 
 /// Partitions of a table on one node: rows of a channel share blocks, and few blocks are open at a time.

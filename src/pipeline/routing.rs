@@ -1,7 +1,10 @@
 //! The choice of the way that blocks take.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::join_all;
 use tokio_postgres::Client;
 
 use super::plan::LoadPlan;
@@ -9,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::outbox::Outbox;
 use crate::partition::Partitions;
 use crate::postgres::catalog::{Distribution, Target, TargetColumn};
+use crate::postgres::types::TargetType;
 use crate::postgres::{ConnectSettings, QualifiedName, SessionOptions, pg_error};
 use crate::route::Routing;
 use crate::route::shards::{Node, ShardMap};
@@ -19,6 +23,9 @@ const POOL_MAX: i64 = 2;
 
 /// Connections of a worker that are left to others.
 const LEFT_TO_OTHERS: i64 = 5;
+
+/// A worker that does not answer within this time is not reached from here.
+const REACH_MAX: Duration = Duration::from_secs(4);
 
 /// `--route`.
 #[derive(
@@ -125,8 +132,9 @@ async fn shards(
             "the table has row security policies for this role, which shards may not have",
         )));
     }
-    let needs_coordinator =
-        |column: &&TargetColumn| column.sequence.is_some() && !plan.copy_columns.contains(&column.name);
+    let needs_coordinator = |column: &&TargetColumn| {
+        (column.draws || column.sequence.is_some()) && !plan.copy_columns.contains(&column.name)
+    };
     if let Some(column) = target.columns.iter().find(needs_coordinator) {
         return Ok(Err(Refusal::of(format!(
             "column {} takes its values from a sequence, which shards have no default for",
@@ -138,8 +146,14 @@ async fn shards(
     {
         return Ok(Err(Refusal::of("standard input can't be read again should a shard move")));
     }
+    let channel = target.column(&distribution.column).and_then(|column| column.target_type.as_ref());
+    let highest = match channel {
+        Some(TargetType::Int2) => i64::from(i16::MAX),
+        Some(TargetType::Int4) => i64::from(i32::MAX),
+        _ => i64::MAX,
+    };
     let mut channels = Vec::with_capacity(map.shards.len());
-    for (shard, channel) in map.shards.iter().zip(map.channels()?) {
+    for (shard, channel) in map.shards.iter().zip(map.channels(highest)?) {
         match channel {
             Some(channel) => channels.push(channel),
             None => {
@@ -151,10 +165,16 @@ async fn shards(
         }
     }
     let writers = plan.settings.writers.div_ceil(map.nodes.len().max(1)) as i64;
-    for node in &map.nodes {
-        if let Err(what) = can_write(connect, node, target, map, writers).await {
-            return Ok(Err(Refusal { what, may_pass: true }));
-        }
+    let identities = identities(control).await?;
+    let looks = map.nodes.iter().map(async |node| {
+        // Within the time after which a session that waits is taken for lost.
+        let look = can_write(connect, node, &identities, target, map, writers);
+        tokio::time::timeout(REACH_MAX, look).await.unwrap_or_else(|_elapsed| {
+            Err(format!("node {node} can't be reached from here: no answer within {} s", REACH_MAX.as_secs()))
+        })
+    });
+    if let Some(what) = join_all(looks).await.into_iter().find_map(Result::err) {
+        return Ok(Err(Refusal { what, may_pass: true }));
     }
     let outbox = match Outbox::prepare(control, target, distribution).await {
         Ok(outbox) => outbox,
@@ -190,6 +210,7 @@ async fn shards(
 async fn can_write(
     connect: &ConnectSettings,
     node: &Node,
+    identities: &HashMap<String, String>,
     target: &Target,
     map: &ShardMap,
     writers: i64,
@@ -202,12 +223,22 @@ async fn can_write(
         .map_err(|error| format!("node {node} can't be reached from here: {error}"))?;
     let here = map.shards.iter().find(|shard| map.nodes[shard.node] == *node);
     let name = here.map(|shard| QualifiedName::new(target.name.schema.as_deref(), &shard.table).sql());
-    let sql = format!("select coalesce(has_table_privilege(to_regclass($1)::oid, 'insert'), false), {FREE}");
+    let sql = format!(
+        "select coalesce(has_table_privilege(to_regclass($1)::oid, 'insert'), false), {FREE},
+             (select system_identifier::text from pg_control_system())"
+    );
     let row = session.query_one(&sql, &[&name]).await;
     let row = row.map_err(|error| session.error(format!("look at node {node}"), error).to_string());
     session.close().await;
     let row = row?;
     let free: i64 = row.get(1);
+    // A name like localhost leads elsewhere from here than from the coordinator.
+    let identity: String = row.get(2);
+    if identities.get(&node.to_string()).is_some_and(|known| *known != identity) {
+        return Err(format!(
+            "under the name {node} this machine reaches another server than the coordinator does"
+        ));
+    }
     if !row.get::<_, bool>(0) {
         return Err(format!(
             "this role may not insert into the shards on node {node}, or they are not there"
@@ -223,10 +254,20 @@ async fn can_write(
     Ok(())
 }
 
+/// Which server the coordinator reaches under each worker's name.
+async fn identities(control: &Client) -> Result<HashMap<String, String>> {
+    let sql = "select nodename || ':' || nodeport, result from run_command_on_workers(
+        'select system_identifier from pg_control_system()') where success";
+    let rows = control.query(sql, &[]).await;
+    let rows = rows.map_err(|error| pg_error("ask the workers who they are", error))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 /// Connections that a server has free, as SQL.
 const FREE: &str =
     "current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
-    - (select count(*) from pg_stat_activity where backend_type in ('client backend', 'walsender'))";
+    - (select count(*) from pg_stat_activity
+        where backend_type is null or backend_type in ('client backend', 'walsender'))";
 
 /// Refuses to go on where the table is another one by now.
 pub(super) async fn still_the_target(control: &Client, plan: &LoadPlan) -> Result<()> {

@@ -28,6 +28,8 @@ const COLUMNS_SQL: &str = "
                 where d.classid = 'pg_type'::regclass and d.objid = t.oid and d.deptype = 'e'
                   and d.refclassid = 'pg_extension'::regclass and e.extname = 'vector') as of_pgvector,
         array(select l.enumlabel::text from pg_enum l where l.enumtypid = t.oid order by l.enumsortorder) as labels,
+        coalesce((select pg_get_expr(ad.adbin, ad.adrelid) like '%nextval(%' from pg_attrdef ad
+            where ad.adrelid = $1 and ad.adnum = a.attnum), false) as draws,
         s.seqrelid::regclass::text as sequence, s.seqincrement as increment,
         has_sequence_privilege(s.seqrelid, 'usage') as may_use_sequence
     from typed
@@ -103,6 +105,8 @@ pub struct TargetColumn {
     pub has_default: bool,
     /// Whether it is computed from other columns, and can't be written.
     pub is_generated: bool,
+    /// Whether its default draws from a sequence, also as a part of an expression.
+    pub draws: bool,
     /// The sequence behind its default.
     pub sequence: Option<Sequence>,
 }
@@ -203,6 +207,7 @@ impl Target {
             not_null: true,
             has_default,
             is_generated: false,
+            draws: false,
             sequence: None,
         };
         Self {
@@ -306,6 +311,7 @@ fn column_of(row: &Row) -> TargetColumn {
         not_null: row.get("not_null"),
         has_default: row.get("has_default"),
         is_generated: row.get("generated"),
+        draws: row.get("draws"),
         sequence: sequence.map(|name| Sequence {
             name,
             increment: row.get("increment"),

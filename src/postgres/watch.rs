@@ -215,7 +215,9 @@ pub async fn look_over(connect: &ConnectSettings, backends: &[Backend]) -> Optio
 /// Looks at backends from another session.
 pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
     let pids: Vec<i32> = backends.iter().map(|backend| backend.pid).collect();
-    let sql = "select a.pid, a.backend_start::text, coalesce(a.wait_event_type = 'Client', false),
+    // A statement that reads from a client without a COPY is Citus's, waiting for other nodes.
+    let sql = "select a.pid, a.backend_start::text, coalesce(a.wait_event_type = 'Client'
+                and not (a.state = 'active' and a.wait_event = 'ClientRead' and c.pid is null), false),
             a.state_change::text, c.bytes_processed
         from pg_stat_activity a left join pg_stat_progress_copy c on c.pid = a.pid where a.pid = any($1)";
     let rows = client.query(sql, &[&pids]).await;

@@ -57,6 +57,20 @@ pub struct ShardTable {
     pub relfilenode: u32,
 }
 
+impl ShardTable {
+    /// Whether the shard is on this node, belongs to the table of the name `$1`, and has the hashes that the map says.
+    pub fn place_sql(&self) -> String {
+        let Shard { id, low, high, .. } = &self.shard;
+        format!(
+            "select exists (
+                 select from pg_dist_shard s join pg_dist_placement p using (shardid)
+                 where s.shardid = {id} and s.logicalrelid = to_regclass($1)::oid
+                     and s.shardminvalue::integer = {low} and s.shardmaxvalue::integer = {high}
+                     and p.groupid = (select groupid from pg_dist_local_group))"
+        )
+    }
+}
+
 /// What excludes moves and splits of a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Guard {

@@ -118,11 +118,15 @@ impl ShardMap {
     }
 
     /// For each shard a channel that it holds, if one is found.
-    pub fn channels(&self) -> Result<Vec<Option<i64>>> {
+    ///
+    /// `highest` is the highest value of the channel's type.
+    pub fn channels(&self, highest: i64) -> Result<Vec<Option<i64>>> {
         let partitions = self.partitions()?;
         let mut channels = vec![None; self.shards.len()];
         let mut missing = channels.len();
-        for channel in 0..CHANNELS_TRIED {
+        // 0, -1, 1, -2, …
+        let channels_in_turn = (0..=highest.min(CHANNELS_TRIED)).flat_map(|channel| [channel, !channel]);
+        for channel in channels_in_turn {
             if missing == 0 {
                 break;
             }
@@ -156,7 +160,7 @@ mod tests {
     fn each_shard_has_a_channel_of_its_own() {
         for count in [1, 2, 32, 500] {
             let map = even(count);
-            let channels = map.channels().unwrap();
+            let channels = map.channels(i64::MAX).unwrap();
             for (shard, channel) in map.shards.iter().zip(channels) {
                 let hash = hash_int8(channel.expect("a channel for each of few shards"));
                 assert!((shard.low..=shard.high).contains(&hash), "{shard:?}");
@@ -167,13 +171,13 @@ mod tests {
     #[test]
     fn a_shard_of_one_hash_may_have_none() {
         let mut map = even(2);
-        // 0 has the hash -272711505, so its neighbour has no small channel for certain.
+        // Of 2^32 hashes few have a channel among those that are tried.
         let lone = -272_711_506;
         let first = map.shards[0].clone();
         map.shards[0].high = lone - 1;
         map.shards.insert(1, Shard { id: 1, low: lone, high: lone, ..first.clone() });
         map.shards.insert(2, Shard { id: 2, low: lone + 1, high: first.high, ..first });
-        let channels = map.channels().unwrap();
+        let channels = map.channels(i64::MAX).unwrap();
         assert_eq!(channels.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true, true]);
     }
 }

@@ -6,6 +6,7 @@ mod route;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio_postgres::Transaction;
 use tokio_postgres::types::ToSql;
 
 use self::query::{Parameter, Shape};
@@ -228,7 +229,11 @@ async fn run(
         session.batch_execute("set citus.propagate_set_commands = 'local'").await.map_err(failed)?;
     }
     let transaction = session.transaction().await.map_err(failed)?;
-    for setting in settings(versions, request, exact) {
+    let ef_search = match request.ef_search {
+        Some(ef_search) => ef_search,
+        None => server_ef_search(&transaction).await.map_err(failed)?,
+    };
+    for setting in settings(versions, request, ef_search, exact) {
         transaction.batch_execute(&setting).await.map_err(failed)?;
     }
     let built = shape.query(target, request, vector, false);
@@ -250,9 +255,16 @@ async fn run(
     Ok(SearchResult { hits: rows.iter().map(hit).collect(), like: None, seconds, exact, route: None, plan })
 }
 
+/// What the database, the role or `vecload tune` has set; pgvector's default where nobody has.
+async fn server_ef_search(transaction: &Transaction<'_>) -> Result<u32, tokio_postgres::Error> {
+    let row = transaction.query_one("select current_setting('hnsw.ef_search', true)", &[]).await?;
+    let set: Option<String> = row.get(0);
+    Ok(set.and_then(|set| set.parse().ok()).unwrap_or(EF_SEARCH_DEFAULT))
+}
+
 /// Settings for the search's own transaction.
-fn settings(versions: &ServerVersions, request: &SearchRequest, exact: bool) -> Vec<String> {
-    let ef_search = request.ef_search.unwrap_or(EF_SEARCH_DEFAULT).max(request.k).min(1000);
+fn settings(versions: &ServerVersions, request: &SearchRequest, ef_search: u32, exact: bool) -> Vec<String> {
+    let ef_search = ef_search.max(request.k).min(1000);
     let mut settings = vec![format!("set local hnsw.ef_search = {ef_search}")];
     let filtered = request.channel.is_some()
         || !request.conditions.is_empty()

@@ -46,6 +46,7 @@ impl Writer {
         watched: &Watched,
     ) -> Result<Vec<RefusedTuple>, WriteFailure> {
         self.execute("begin").await?;
+        self.guard(watched).await?;
         let mut refused = Vec::new();
         let mut good = 0;
         while good < tuples.len() && refused.len() < most {

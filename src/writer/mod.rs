@@ -53,6 +53,8 @@ struct PreparedTable {
     copy: Statement,
     /// A COPY of no row that keeps the shard where it is.
     guard: Option<Statement>,
+    /// Whether the shard is where the map has it.
+    place: Option<Statement>,
     ledger: BlockLedger,
 }
 
@@ -115,9 +117,13 @@ impl Writer {
             Some(Guard::EmptyCopy(sql)) => Some(self.session.prepare(sql).await.map_err(failed)?),
             _ => None,
         };
+        let place = match &table.shard {
+            Some(shard) => Some(self.session.prepare(&shard.place_sql()).await.map_err(failed)?),
+            None => None,
+        };
         let ledger =
             BlockLedger::prepare(&self.session, self.run, Arc::clone(&self.source_ids), table).await?;
-        self.prepared.insert(index, PreparedTable { copy, guard, ledger });
+        self.prepared.insert(index, PreparedTable { copy, guard, place, ledger });
         Ok(())
     }
 
@@ -209,16 +215,28 @@ impl Writer {
     /// Keeps the shard of the block in hand where it is until the end of the transaction.
     async fn guard(&self, watched: &Watched) -> Result<(), WriteFailure> {
         let Some(ShardTable { shard, guard, .. }) = &self.table().shard else { return Ok(()) };
-        match (guard, &self.prepared()?.guard) {
+        let prepared = self.prepared()?;
+        match (guard, &prepared.guard) {
             (Guard::Lock, _) => {
                 // 5 is ShareLock, which writers that Citus knows of take.
                 let lock = format!("select lock_shard_metadata(5, array[{}])", shard.id);
-                self.session.query(&lock, &[]).await.map(|_| ()).map_err(|error| self.failure(error))
+                self.session.query(&lock, &[]).await.map_err(|error| self.failure(error))?;
             }
             (Guard::EmptyCopy(_), Some(copy)) => {
-                self.copy(copy, message_parts(std::iter::empty()), watched).await.map(|_| ())
+                self.copy(copy, message_parts(std::iter::empty()), watched).await?;
             }
-            (Guard::EmptyCopy(_), None) => Err(Error::bug("a guard that is not prepared").into()),
+            (Guard::EmptyCopy(_), None) => return Err(Error::bug("a guard that is not prepared").into()),
+        }
+        // The table may be there still after a move, with old rows that refuse new ones.
+        let Some(place) = &prepared.place else { return Err(Error::bug("no place to look for").into()) };
+        let target = &self.table().target;
+        let here = self.session.query_one(place, &[target]).await.map_err(|error| self.failure(error))?;
+        match here.get(0) {
+            true => Ok(()),
+            false => {
+                let error = Error::failed(format!("{} is not where it was", self.table().table));
+                Err(error.misrouted().into())
+            }
         }
     }
 

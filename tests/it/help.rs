@@ -144,6 +144,15 @@ fn the_options_of_load_are_listed() {
               How long to try again when server or connection fail, counted from the last progress; 0s:
               not at all (default: 5m)
 
+          --route <ROUTE>
+              How rows get into a distributed table (Citus): straight into the shards on the workers, or
+              through the coordinator (default: auto, into the shards where that is safe)
+
+              Possible values:
+              - auto:        Into the shards where that can be done safely, else through the coordinator
+              - coordinator: Through the coordinator
+              - shards:      Into the shards, or not at all
+
       -h, --help
               Print help (see a summary with '-h')
 

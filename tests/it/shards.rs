@@ -225,8 +225,13 @@ fn a_route_that_can_not_be_taken_is_refused_with_the_reason() {
     };
     session.run("create sequence row_ids");
     session.run("create sequence line_numbers");
+    session.run("create sequence letter_numbers");
     create("numbered", ", line bigint default nextval('line_numbers')");
-    session.run("alter table numbered alter id set default nextval('row_ids')");
+    create("lettered", ", line text default 'L' || nextval('letter_numbers')");
+    for table in ["numbered", "lettered"] {
+        session.run(&format!("alter table {table} alter id set default nextval('row_ids')"));
+    }
+    session.run("select create_distributed_table('lettered', 'channel_id', shard_count => 4)");
     session.run("select create_distributed_table('numbered', 'channel_id', shard_count => 4)");
     create("twofold", "");
     session.run("set citus.shard_replication_factor = 2");
@@ -237,12 +242,15 @@ fn a_route_that_can_not_be_taken_is_refused_with_the_reason() {
     // The ledger is on the coordinator.
     let load = super::program::Load::of(&path).with("--db", cluster.url(1)).table("twofold");
     load.with("--set", "id=1").run().exits(2).says("is a worker").says("coordinator");
-    for (table, reason) in
-        [("numbered", "column line"), ("twofold", "is on 2 nodes"), ("undistributed", "not distributed")]
-    {
+    for (table, reason) in [
+        ("numbered", "column line"),
+        ("lettered", "column line"),
+        ("twofold", "is on 2 nodes"),
+        ("undistributed", "not distributed"),
+    ] {
         let load = || {
             let load = cluster.load(&path, table).with("--index", "none");
-            if table == "numbered" { load } else { load.with("--set", "id=1") }
+            if table.ends_with("ered") { load } else { load.with("--set", "id=1") }
         };
         load().with("--route", "shards").run().exits(2).says(reason);
         assert_eq!(session.count(table), 0);
