@@ -89,8 +89,8 @@ impl BlockLedger {
             channel.map_or("", |_| "channel, "),
             channel.map_or_else(String::new, |channel| format!("{channel}, "))
         );
-        // With the fence, what COPY has just written to: whether it is the target, and in which storage. A shard's place
-        // is known already, and kept by its guard.
+        // With the fence, what COPY has just written to: whether it is the target, and in which storage. A shard's
+        // place is known already, and kept by its guard.
         let fence = match &table.shard {
             None => format!(
                 "select token = $2, coalesce(to_regclass($4) = $3::oid, false), {}

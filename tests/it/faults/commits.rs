@@ -65,11 +65,18 @@ fn a_worker_that_crashes_between_prepare_and_commit_prepared_loses_nothing() {
         let load = cluster.load(&path, "chunks").with("--index", "none").with("--memory", "32MiB");
         load.with("--route", "coordinator").with("--writers", 2)
     };
+    // Writers wait before their ledger rows until all is set.
+    let holder = cluster.session(0);
+    holder.run("begin");
+    holder.run("lock table vecload_ledger.blocks in share mode");
     let running = load().start();
-    session.wait_until("(select count(*) from vecload_ledger.blocks) > 0");
+    session.wait_until(
+        "exists (select from pg_locks where not granted and relation = 'vecload_ledger.blocks'::regclass)",
+    );
     // Its own commit, which decides, is written, and waits for a standby that does not exist; so nobody is told yet.
     session.run("alter system set synchronous_standby_names = 'nobody'");
     session.run("select pg_reload_conf()");
+    holder.run("rollback");
     let worker = 1;
     cluster.session(worker).wait_until("(select count(*) from pg_prepared_xacts) > 0");
     cluster.crash(worker);
