@@ -65,20 +65,30 @@ fn a_worker_that_crashes_between_prepare_and_commit_prepared_loses_nothing() {
         let load = cluster.load(&path, "chunks").with("--index", "none").with("--memory", "32MiB");
         load.with("--route", "coordinator").with("--writers", 2)
     };
-    // Writers wait before their ledger rows until all is set.
+    // Writers wait at the fence, with their rows copied, until all is set.
     let holder = cluster.session(0);
     holder.run("begin");
-    holder.run("lock table vecload_ledger.blocks in share mode");
     let running = load().start();
-    session.wait_until(
-        "exists (select from pg_locks where not granted and relation = 'vecload_ledger.blocks'::regclass)",
-    );
+    session.wait_until("(select count(*) from vecload_ledger.loads) > 0");
+    holder.run("select from vecload_ledger.loads for update");
+    session
+        .wait_until("(select count(*) from pg_locks where not granted and locktype = 'transactionid') > 0");
     // Its own commit, which decides, is written, and waits for a standby that does not exist; so nobody is told yet.
     session.run("alter system set synchronous_standby_names = 'nobody'");
     session.run("select pg_reload_conf()");
     holder.run("rollback");
-    let worker = 1;
-    cluster.session(worker).wait_until("(select count(*) from pg_prepared_xacts) > 0");
+    // The blocks that wait may all be one worker's.
+    let workers = [cluster.session(1), cluster.session(2)];
+    let prepared = || workers.iter().position(|worker| worker.count("pg_prepared_xacts") > 0);
+    let since = std::time::Instant::now();
+    let worker = loop {
+        if let Some(worker) = prepared() {
+            break worker + 1;
+        }
+        assert!(since.elapsed().as_secs() < 60, "nothing was prepared: {}", running.said());
+        session.run("select pg_sleep(0.01)");
+    };
+    drop(workers);
     cluster.crash(worker);
     cluster.revive(worker);
     assert!(cluster.session(worker).count("pg_prepared_xacts") > 0, "they survive the crash");
