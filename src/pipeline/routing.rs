@@ -18,7 +18,7 @@ use crate::route::Routing;
 use crate::route::shards::{Node, ShardMap};
 use crate::source::Place;
 
-/// Connections over which Citus sends one COPY on to a worker, at most: more gain nothing (docs/performance.md).
+/// Connections over which Citus sends one COPY on to a worker, at most: each takes part in the two-phase commit.
 const POOL_MAX: i64 = 2;
 
 /// Connections of a worker that are left to others.

@@ -54,8 +54,7 @@ fn rounds_on_a_cluster_leave_every_row_once() {
         }
     }
     eprintln!("{rounds} rounds on a cluster: {strikes:?}");
-    // A load may end before it is struck, but not most of them.
-    assert!(strikes.values().sum::<u64>() * 2 >= rounds, "{strikes:?}");
+    assert!(strikes.values().sum::<u64>() >= rounds, "{strikes:?}");
 }
 
 /// What a load of [`PILOT_ROWS`] takes that nothing disturbs.
