@@ -139,6 +139,10 @@ fn request(context: &Context<'_>, arguments: LoadArguments) -> Result<LoadReques
                 cores.clamp(*WRITERS.start(), *WRITERS.end()),
                 "--writers",
             )?,
+            writers_each_min: match (arguments.writers, file.writers) {
+                (None, 0) => *WRITERS.start(),
+                _ => 1,
+            },
             memory: parse_size(arguments.memory.as_ref().unwrap_or(&file.memory))?,
             max_rejects: arguments.max_rejects.as_ref().unwrap_or(&file.max_rejects).parse()?,
             limit: arguments.limit.as_deref().map(parse_count).transpose()?,
@@ -193,6 +197,7 @@ pub(super) fn default_settings(context: &Context<'_>) -> Result<LoadSettings> {
     Ok(LoadSettings {
         lanes: 1,
         writers: 1,
+        writers_each_min: 1,
         memory: parse_size(&file.memory)?,
         max_rejects: file.max_rejects.parse()?,
         limit: None,

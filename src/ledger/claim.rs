@@ -17,7 +17,7 @@ use super::known::{
 use super::outbox::take_in;
 use super::takeover::take_over;
 use super::units::KnownUnits;
-use super::{ALIVE_LOCK, START_LOCK, prepared};
+use super::{ALIVE_LOCK, START_LOCK};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::Target;
 use crate::postgres::pg_error;
@@ -108,7 +108,6 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
         take_over(&transaction, *load_id).await?;
     }
     if target.citus.is_some() && !unfinished.is_empty() {
-        prepared::settle(&transaction).await?;
         take_in(&transaction, &unfinished.iter().copied().collect::<Vec<_>>()).await?;
     }
     finish_compactions(&transaction, &choices).await?;

@@ -106,12 +106,15 @@ impl Outbox {
         let failed = |error| pg_error("let the run write on the workers", error);
         let transaction = client.transaction().await.map_err(failed)?;
         transaction.batch_execute(ONE_CONNECTION).await.map_err(failed)?;
+        // As values each shard gets its own; a query's result Citus would send to every node first.
+        let rows: Vec<String> = channels.iter().map(|channel| format!("({channel}, $1, $2)")).collect();
         let fence = format!(
-            "insert into {} (channel, load_id, token) select channel, $2, $3 from unnest($1::bigint[]) channel
+            "insert into {} (channel, load_id, token) values {}
              on conflict (channel, load_id) do update set token = excluded.token",
-            self.fences.sql()
+            self.fences.sql(),
+            rows.join(", ")
         );
-        transaction.execute(&fence, &[&channels, &run.load_id, &run.token]).await.map_err(failed)?;
+        transaction.execute(&fence, &[&run.load_id, &run.token]).await.map_err(failed)?;
         // Last, as it keeps takeovers waiting. From here on it is known where the load's rows may lie.
         let noted = "update vecload_ledger.loads set outboxes = array(select distinct unnest(outboxes || $3::integer))
             where load_id = $1 and token = $2";
@@ -123,7 +126,8 @@ impl Outbox {
     }
 }
 
-/// Takes in what a run of a load has committed on the workers, if the load is still the run's.
+/// Takes in what a run of a load has committed on the workers, if the load is still the run's. No prepared
+/// transaction with rows of the load is left afterwards.
 pub async fn take_in_own(client: &mut Client, run: &Run) -> Result<()> {
     let failed = |error| pg_error("take in the ledger's rows from the workers", error);
     let transaction = client.transaction().await.map_err(failed)?;
@@ -135,12 +139,12 @@ pub async fn take_in_own(client: &mut Client, run: &Run) -> Result<()> {
 /// Takes in what loads' runs have committed on the workers, and ends their right to commit more.
 pub async fn take_in(transaction: &Transaction<'_>, load_ids: &[i64]) -> Result<()> {
     let failed = |error| pg_error("take in the ledger's rows from the workers", error);
+    // Rows that an earlier transaction of this kind has taken may still be there while a node's part is prepared.
+    prepared::settle(transaction).await?;
     let outboxes = outboxes(transaction, load_ids).await?;
     if outboxes.is_empty() {
         return Ok(());
     }
-    // Rows that an earlier transaction of this kind has taken may still be there while a node's part is prepared.
-    prepared::settle(transaction).await?;
     transaction.batch_execute(ONE_CONNECTION).await.map_err(failed)?;
     for outbox in &outboxes {
         let unfence = format!("delete from {} where load_id = any($1)", outbox.fences.sql());

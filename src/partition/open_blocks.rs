@@ -56,14 +56,26 @@ impl HeldBlock {
 #[derive(Debug)]
 pub struct OpenBlocks {
     block_bytes: usize,
-    open: Mutex<Vec<HeldBlock>>,
+    writers: usize,
+    open: Mutex<Open>,
 }
 
+#[derive(Debug)]
+struct Open {
+    blocks: Vec<HeldBlock>,
+    /// Blocks that were sealed because they were full.
+    sealed: usize,
+}
+
+/// The first blocks are an eighth as large, for each writer one, the next a quarter, then half: writers begin long
+/// before all places have a full block, and don't come back all at once.
+const RAMP: u32 = 3;
+
 impl OpenBlocks {
-    /// One empty block per place; a block is sealed at `block_bytes`.
-    pub fn new(places: usize, block_bytes: usize) -> Self {
-        let open = (0..places).map(|place| HeldBlock { place, ..HeldBlock::default() }).collect();
-        Self { block_bytes, open: Mutex::new(open) }
+    /// One empty block per place; a block is sealed at `block_bytes`, the first of them earlier.
+    pub fn new(places: usize, block_bytes: usize, writers: usize) -> Self {
+        let blocks = (0..places).map(|place| HeldBlock { place, ..HeldBlock::default() }).collect();
+        Self { block_bytes, writers: writers.max(1), open: Mutex::new(Open { blocks, sealed: 0 }) }
     }
 
     /// Adds a segment; gives back the place's block if that seals it.
@@ -75,21 +87,27 @@ impl OpenBlocks {
         held: Reservation,
     ) -> Option<HeldBlock> {
         let mut open = self.lock();
-        let target = &mut open[place];
+        let step = u32::try_from(open.sealed / self.writers).unwrap_or(RAMP).min(RAMP);
+        let target = &mut open.blocks[place];
         target.block.push(segment);
         target.origins.push(origins);
         target.held.push(held);
-        (target.block.bytes >= self.block_bytes).then(|| target.take())
+        if target.block.bytes < self.block_bytes >> (RAMP - step) {
+            return None;
+        }
+        let full = target.take();
+        open.sealed += 1;
+        Some(full)
     }
 
     /// Seals the fullest block, if any holds rows: when memory is short, and at the end.
     pub fn take_fullest(&self) -> Option<HeldBlock> {
         let mut open = self.lock();
-        let fullest = open.iter_mut().max_by_key(|held| held.block.bytes)?;
+        let fullest = open.blocks.iter_mut().max_by_key(|held| held.block.bytes)?;
         (fullest.block.rows > 0).then(|| fullest.take())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<HeldBlock>> {
+    fn lock(&self) -> MutexGuard<'_, Open> {
         // A lane that panicked inside has stopped the load; what the blocks hold will not be sent.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,7 +133,8 @@ mod tests {
     #[test]
     fn a_block_is_sealed_at_its_size_and_loses_no_segment() {
         let budget = Budget::new(1 << 20);
-        let open = OpenBlocks::new(2, 100);
+        let open = OpenBlocks::new(2, 100, 1);
+        open.lock().sealed = 3;
         let reserve = || budget.try_reserve(10).expect("a megabyte holds ten bytes");
         assert!(open.push(0, segment(60, 0), origins(0), reserve()).is_none());
         assert!(open.push(1, segment(70, 1), origins(1), reserve()).is_none());
@@ -126,5 +145,17 @@ mod tests {
         assert!(sealed.origin(2).is_none());
         assert_eq!(open.take_fullest().map(|held| held.block.bytes), Some(70));
         assert!(open.take_fullest().is_none());
+    }
+
+    #[test]
+    fn the_first_blocks_of_each_writer_are_small() {
+        let budget = Budget::new(1 << 20);
+        let open = OpenBlocks::new(1, 800, 2);
+        let mut sizes = Vec::new();
+        for row in 0..40 {
+            let held = budget.try_reserve(10).expect("a megabyte holds ten bytes");
+            sizes.extend(open.push(0, segment(100, row), origins(row), held).map(|held| held.block.bytes));
+        }
+        assert_eq!(sizes, [100, 100, 200, 200, 400, 400, 800, 800, 800]);
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Control {
     connector: Connector,
     watched: Arc<Watched>,
     inner: Mutex<Inner>,
-    was_lost: AtomicBool,
+    was_lost: Arc<AtomicBool>,
 }
 
 struct Inner {
@@ -45,7 +45,7 @@ impl Control {
         let watched = Watched::new("control");
         watched.set_backend(Some(Backend::of(&session).await?));
         let inner = Mutex::new(Inner { session: Some(session), before: None, run });
-        Ok(Self { connector, watched, inner, was_lost: AtomicBool::new(false) })
+        Ok(Self { connector, watched, inner, was_lost: Arc::default() })
     }
 
     /// From here on the session stands for this attempt.
@@ -59,9 +59,15 @@ impl Control {
         self.inner.lock().await.run = Some(run);
     }
 
-    /// Whether the session was lost during the attempt, so that the server may have crashed and lost commits.
+    /// Whether a session was lost during the attempt, so that its server may have crashed, or another one may have
+    /// come in its place, and commits are lost.
     pub(super) fn was_lost(&self) -> bool {
         self.was_lost.load(Ordering::Relaxed)
+    }
+
+    /// To be set when a session of a worker was lost.
+    pub(super) fn loss(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.was_lost)
     }
 
     /// Works over the session until it succeeds, fails for good, or time is up; the work may be done twice.

@@ -4,16 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio_postgres::Client;
-
 use super::counters::{Bottleneck, Counters};
+use super::hashing::{Hashes, Hashing};
 use super::load::{Figures, LoadOutcome, Prepared, at_least_a_millisecond, blocking};
 use super::plan::{LoadPlan, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::compaction::compact;
+use crate::ledger::generations;
 use crate::ledger::outbox::take_in_own;
 use crate::ledger::settle::{self, Extent, balance, finish_load, flush};
-use crate::ledger::{generations, prepared};
 use crate::postgres::catalog::Target;
 use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
 use crate::source::Place;
@@ -22,7 +21,7 @@ use crate::source::parquet::PositionedFile;
 
 /// Marks sources as complete whose rows are all committed or recorded. Gives the error of a balance that is short,
 /// which only a crash of the server can explain.
-pub(super) async fn complete_sources(load: &Prepared) -> Result<Option<Error>> {
+pub(super) async fn complete_sources(load: &Prepared, hashing: &mut Hashing) -> Result<Option<Error>> {
     let ids = load.source_ids();
     let run = load.claim.run;
     let (balances, _) = load
@@ -32,11 +31,8 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<Option<Error>> {
             if let Some(run) = &run {
                 flush(session, run).await?;
             }
-            if load.plan.target.citus.is_some() && run.is_some() {
-                prepared::settle::<Client>(session).await?;
-                if let Some(run) = &run {
-                    take_in_own(session, run).await?;
-                }
+            if let Some(run) = run.filter(|_| load.plan.target.citus.is_some()) {
+                take_in_own(session, &run).await?;
             }
             balance(session, &ids, None).await
         })
@@ -73,7 +69,8 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<Option<Error>> {
         }
     }
     let plan = Arc::clone(&load.plan);
-    let complete = blocking(move || with_hashes(&plan, complete)).await?;
+    let mut hashing = std::mem::take(hashing);
+    let complete = blocking(move || with_hashes(&plan, complete, hashing.finish()?)).await?;
     let complete: Vec<(i64, Extent)> =
         complete.into_iter().map(|(index, extent)| (load.claim.sources[index].source_id, extent)).collect();
     if let Some(run) = &run {
@@ -99,13 +96,22 @@ pub(super) async fn complete_sources(load: &Prepared) -> Result<Option<Error>> {
     Ok(None)
 }
 
-/// Hashes files that were not read from end to end; each must be what it was when it was opened.
-fn with_hashes(plan: &LoadPlan, mut complete: Vec<(usize, Extent)>) -> Result<Vec<(usize, Extent)>> {
+/// Adds the hashes of files that were not read from end to end; each must be what it was when it was opened.
+fn with_hashes(
+    plan: &LoadPlan,
+    mut complete: Vec<(usize, Extent)>,
+    hashes: Hashes,
+) -> Result<Vec<(usize, Extent)>> {
+    let mut hashes: HashMap<usize, String> =
+        hashes.into_iter().filter_map(|(index, hash)| Some((index, hash?))).collect();
     for (index, extent) in &mut complete {
         let source = &plan.sources[*index];
         let (Place::File(path), None) = (&source.place, &extent.hash) else { continue };
         let file = PositionedFile::open(path).map_err(|error| error.with_kind(Kind::Failed))?;
-        extent.hash = Some(full_hash(&file)?);
+        extent.hash = match hashes.remove(index) {
+            Some(hash) => Some(hash),
+            None => Some(full_hash(&file)?),
+        };
         // Looked at after all of it was read: it may change even now.
         if Fingerprint::of(&file)? != source.fingerprint {
             return Err(Error::failed(format!("{} changed while it was being loaded", path.display()))
@@ -164,7 +170,7 @@ pub(super) async fn settle(
         Ok(()) => LoadState::Complete,
     };
     let written = counters.write.totals();
-    let writers = load.routing.writers(load.plan.settings.writers);
+    let writers = load.routing.writers();
     let report = LoadReport {
         load: load.claim.load_id,
         name: load.name.clone(),

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 use super::control::Control;
 use super::counters::Counters;
 use super::feed::{Extents, FeedSource, Feeder, UnderWay};
+use super::hashing::Hashing;
 use super::interrupts::Interrupts;
 use super::observer::{LoadView, Observer};
 use super::plan::{IndexPolicy, LoadPlan, Reading};
@@ -164,21 +165,22 @@ impl Prepared {
         counters: &Arc<Counters>,
         figures: &mut Figures,
     ) -> Result<()> {
+        let mut hashing = Hashing::begin(&self.plan, &self.claim, counters)?;
         loop {
             match Box::pin(self.load_rows(observer, counters, figures)).await {
-                Err(error) if error.is_misrouted() && self.is_readable_again() => {
+                Err(error) if error.is_misrouted() && self.plan.is_readable_again() => {
                     Box::pin(self.route_again(error)).await?;
                     continue;
                 }
                 loaded => loaded?,
             }
-            let Some(short) = Box::pin(finish::complete_sources(self)).await? else { break };
+            let Some(short) = Box::pin(finish::complete_sources(self, &mut hashing)).await? else { break };
             if !self.control.was_lost() {
                 return Err(short.with_kind(Kind::Bug));
             }
             let short =
                 short.hint("a crash of the server has taken commits; run the same command again to go on");
-            if !self.is_readable_again() {
+            if !self.plan.is_readable_again() {
                 return Err(short);
             }
             observer.warn(&format!("a crash of the server has taken commits: {short}; loading them again"));
@@ -210,11 +212,6 @@ impl Prepared {
             }
             return self.begin_again().await;
         }
-    }
-
-    /// Standard input is read once.
-    fn is_readable_again(&self) -> bool {
-        self.plan.sources.iter().all(|source| source.place != Place::Stdin)
     }
 
     /// A new attempt goes on from what is in the ledger now.
@@ -274,7 +271,7 @@ impl Prepared {
             stored_bytes: self.plan.stored_bytes(),
             rows_before,
             lanes: self.plan.settings.lanes,
-            writers: self.routing.writers(self.plan.settings.writers),
+            writers: self.routing.writers(),
         });
         let flowing = Instant::now();
         self.control.stand_for(run).await;
@@ -296,7 +293,7 @@ impl Prepared {
             counters: Arc::clone(counters),
             // Through a Citus coordinator a crash could keep the rows and lose the ledger's row; and what is lost of a
             // stream can't be read again.
-            asynchronous: self.plan.target.citus.is_none() && self.is_readable_again(),
+            asynchronous: self.plan.target.citus.is_none() && self.plan.is_readable_again(),
             connector: self.connector.clone(),
             routing: Arc::clone(&self.routing),
         };

@@ -13,6 +13,7 @@ mod control;
 pub mod counters;
 pub mod feed;
 mod finish;
+mod hashing;
 pub mod ids;
 mod indexes;
 pub mod interrupts;
@@ -33,7 +34,7 @@ pub mod verdict;
 pub mod writing;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize};
 use std::thread;
 
 use futures::future::{OptionFuture, try_join_all};
@@ -116,7 +117,7 @@ impl Attempt {
         let source_ids: Arc<[i64]> = self.sources.iter().map(|source| source.source_id).collect();
         let (reject_sender, reject_receiver) = channel::<Rejected>(REJECT_QUEUE);
         let Sessions { watched, writers, ids, rejects, units } =
-            Box::pin(self.open_sessions(&source_ids, &reject_sender)).await?;
+            Box::pin(self.open_sessions(&source_ids, &reject_sender, control.loss())).await?;
         let (ids, filling) = ids.unzip();
 
         let (blocks, tasks) = self.spawn_writers(writers);
@@ -139,8 +140,8 @@ impl Attempt {
             under_way: UnderWay::default(),
             runtime: Handle::current(),
         };
-        let block_bytes = self.plan.block_bytes(self.routing.places(), self.routing.route);
-        let open = Arc::new(OpenBlocks::new(self.routing.places(), block_bytes));
+        let block_bytes = self.plan.block_bytes(&self.routing);
+        let open = Arc::new(OpenBlocks::new(self.routing.places(), block_bytes, tasks.len()));
         let context = Arc::new(LaneContext {
             partitioner: Partitioner {
                 partitions: self.routing.partitions.clone(),
@@ -215,7 +216,7 @@ impl Attempt {
 
     /// An endpoint for each writer, and how it is connected to.
     fn writer_places(&self) -> impl Iterator<Item = (usize, Arc<Endpoint>, Connector)> {
-        let each = self.routing.writers_each(self.plan.settings.writers);
+        let each = self.routing.writers_each;
         self.routing.endpoints.iter().enumerate().flat_map(move |(index, endpoint)| {
             let endpoint = Arc::new(endpoint.clone());
             let connect = match &endpoint.node {
@@ -235,6 +236,7 @@ impl Attempt {
         &self,
         source_ids: &Arc<[i64]>,
         rejects_queue: &Sender<Rejected>,
+        loss: Arc<AtomicBool>,
     ) -> Result<Sessions<impl Future<Output = ()> + use<>>> {
         let mut watched = Vec::new();
         let mut watch = |entry: Arc<Watched>| {
@@ -253,6 +255,7 @@ impl Attempt {
                     )),
                 };
                 let rejects = endpoint.node.is_some().then(|| rejects_queue.clone());
+                let worker_lost = endpoint.node.is_some().then(|| Arc::clone(&loss));
                 let mut writer = BlockWriter {
                     connector,
                     endpoint,
@@ -267,6 +270,7 @@ impl Attempt {
                     writer: None,
                     unsettled: None,
                     rejects,
+                    worker_lost,
                 };
                 async move { writer.open().await.map(|()| (endpoint_index, writer)) }
             }));

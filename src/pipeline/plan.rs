@@ -9,7 +9,7 @@ use crate::batch::Batcher;
 use crate::ledger::settle::Extent;
 use crate::partition::FieldSource;
 use crate::postgres::catalog::{Sequence, Target};
-use crate::route::Route;
+use crate::route::Routing;
 use crate::source::fingerprint::Fingerprint;
 use crate::source::parquet::Projection;
 use crate::source::synthetic::Synthetic;
@@ -30,10 +30,6 @@ const TEXT_BATCH_ROWS_MAX: usize = 1024;
 /// little is lost by a kill and that writers finish together.
 const BLOCK_BYTES: usize = 8 << 20;
 const BLOCK_BYTES_MIN: usize = 256 << 10;
-
-/// The same for blocks that a Citus coordinator takes apart: each is a COPY into every shard of a worker, and a
-/// two-phase commit.
-const TAKEN_APART_BYTES: usize = 32 << 20;
 
 /// Partitions of a table on one node: rows of a channel share blocks, and few blocks are open at a time.
 const PARTITIONS: usize = 8;
@@ -77,6 +73,8 @@ pub struct LoadSettings {
     pub lanes: usize,
     /// Connections that write.
     pub writers: usize,
+    /// The least of them to each server, where they are divided.
+    pub writers_each_min: usize,
     /// Bytes for all buffers.
     pub memory: usize,
     /// How many rejects are put up with.
@@ -239,12 +237,10 @@ impl LoadPlan {
         if self.target.channel_column().is_some() { PARTITIONS } else { 1 }
     }
 
-    /// Size at which a block is sealed, where so many are open at a time: all of them, two per writer and one batch per
-    /// lane fit.
-    pub fn block_bytes(&self, places: usize, route: Route) -> usize {
-        let most = if route == Route::Coordinator { TAKEN_APART_BYTES } else { BLOCK_BYTES };
-        let blocks = places + 2 * self.settings.writers + self.settings.lanes;
-        (self.block_memory() / blocks).clamp(BLOCK_BYTES_MIN, most)
+    /// Size at which a block is sealed: all that are open at a time, two per writer and one batch per lane fit.
+    pub fn block_bytes(&self, routing: &Routing) -> usize {
+        let blocks = routing.places() + 2 * routing.writers() + self.settings.lanes;
+        (self.block_memory() / blocks).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES)
     }
 
     /// Rows of all sources, or as many as `--limit` lets through; none while a source's are not known.
@@ -252,6 +248,11 @@ impl LoadPlan {
         let all: Option<u64> =
             self.sources.iter().map(|source| source.extent().map(|extent| extent.rows)).sum();
         all.map(|all| self.settings.limit.map_or(all, |limit| limit.min(all)))
+    }
+
+    /// Whether what was read can be read once more; standard input can't.
+    pub fn is_readable_again(&self) -> bool {
+        self.sources.iter().all(|source| source.place != Place::Stdin)
     }
 
     /// Bytes that are read of all sources, as stored, where that is known.

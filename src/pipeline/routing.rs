@@ -18,8 +18,13 @@ use crate::route::Routing;
 use crate::route::shards::{Node, ShardMap};
 use crate::source::Place;
 
-/// Connections over which Citus sends one COPY on to a worker, at most: each takes part in the two-phase commit.
-const POOL_MAX: i64 = 2;
+/// For writers through the coordinator: a connection to each worker and no more, kept for the next block; a COPY is for
+/// one shard, or for few of one node.
+const ONE_CONNECTION: &str =
+    "set citus.max_adaptive_executor_pool_size = 1; set citus.max_cached_conns_per_worker = 1;";
+
+/// Bytes after which Citus sends a worker what it has for it; its 8 MB leave the core's cache before they are sent.
+const FLUSH: &str = "citus.remote_copy_flush_threshold";
 
 /// Connections of a worker that are left to others.
 const LEFT_TO_OTHERS: i64 = 5;
@@ -48,12 +53,12 @@ pub(super) async fn choose(
     connect: &ConnectSettings,
     plan: &LoadPlan,
 ) -> Result<Arc<Routing>> {
-    let (target, columns) = (&plan.target, &plan.copy_columns[..]);
+    let (target, columns, writers) = (&plan.target, &plan.copy_columns[..], plan.settings.writers);
     let even = Partitions::even(plan.partitions());
     let wanted = plan.settings.route;
     let Some(distribution) = &target.citus else {
         return match wanted {
-            RouteChoice::Auto => Ok(Arc::new(Routing::by_name(target, columns, None, even))),
+            RouteChoice::Auto => Ok(Arc::new(Routing::by_name(target, columns, None, even, writers))),
             _ => Err(Error::refused(format!("--route: {} is not distributed", target.name)).hint(
                 "leave --route out; or distribute the table first: vecload migrate on a Citus coordinator",
             )),
@@ -72,7 +77,7 @@ pub(super) async fn choose(
                     "route shards: straight into {} on {}, {} each",
                     counted(map.shards.len(), "shard"),
                     counted(map.nodes.len(), "node"),
-                    counted(routing.writers_each(plan.settings.writers), "writer")
+                    counted(routing.writers_each, "writer")
                 ));
                 return Ok(Arc::new(routing));
             }
@@ -84,18 +89,17 @@ pub(super) async fn choose(
             .hint("mend that, or load through the coordinator: --route coordinator");
         return Err(if why_not.may_pass { error.transient() } else { error });
     }
-    let mut routing = Routing::by_name(target, columns, map.as_ref(), even);
-    let pool = pool_size(control, plan).await?;
+    let mut routing = Routing::by_name(target, columns, map.as_ref(), even, writers);
+    check_connections(control, plan).await?;
     for endpoint in &mut routing.endpoints {
         endpoint.settings = format!(
-            "set citus.max_adaptive_executor_pool_size = {pool}; set citus.max_cached_conns_per_worker = {pool}"
+            "{ONE_CONNECTION} select set_config('{FLUSH}', '256kB', false) where current_setting('{FLUSH}', true) is not null"
         );
     }
     routing.told = Some(format!(
-        "route coordinator ({}): {}, each with up to {} to a worker",
+        "route coordinator ({}): {}, each with a connection to every worker",
         why_not.what,
-        counted(plan.settings.writers, "writer"),
-        counted(pool as usize, "connection"),
+        counted(writers, "writer"),
     ));
     Ok(Arc::new(routing))
 }
@@ -164,11 +168,12 @@ async fn shards(
             }
         }
     }
-    let writers = plan.settings.writers.div_ceil(map.nodes.len().max(1)) as i64;
+    let writers_each =
+        plan.settings.writers.div_ceil(map.nodes.len().max(1)).max(plan.settings.writers_each_min);
     let identities = identities(control).await?;
     let looks = map.nodes.iter().map(async |node| {
         // Within the time after which a session that waits is taken for lost.
-        let look = can_write(connect, node, &identities, target, map, writers);
+        let look = can_write(connect, node, &identities, target, map, writers_each as i64);
         tokio::time::timeout(REACH_MAX, look).await.unwrap_or_else(|_elapsed| {
             Err(format!("node {node} can't be reached from here: no answer within {} s", REACH_MAX.as_secs()))
         })
@@ -200,7 +205,7 @@ async fn shards(
     let name = |books: &ShardMap, index: usize, table: &QualifiedName| {
         QualifiedName::new(table.schema.as_deref(), &books.shards[index].table).sql()
     };
-    let routing = Routing::by_shard(target, &plan.copy_columns, map, channels, |index| {
+    let routing = Routing::by_shard(target, &plan.copy_columns, map, channels, writers_each, |index| {
         (name(&blocks, index, &outbox.blocks), name(&fences, index, &outbox.fences))
     });
     routing.map(Ok).ok_or_else(|| Error::bug("a map of shards that covers too little"))
@@ -285,13 +290,12 @@ pub(super) fn way_to(connect: &ConnectSettings, node: &Node) -> ConnectSettings 
     if node.is_here { connect.clone() } else { connect.for_node(&node.host, node.port) }
 }
 
-/// Connections to a worker that one writer may have Citus open, within what the workers have free.
-async fn pool_size(control: &Client, plan: &LoadPlan) -> Result<i64> {
+/// Whether each worker has a connection free for every writer.
+async fn check_connections(control: &Client, plan: &LoadPlan) -> Result<()> {
     let failed = |error| pg_error("ask the workers for free connections", error);
     let sql = "select nodename || ':' || nodeport, success, result from run_command_on_workers($1)";
     let ask = format!("select {FREE}");
     let writers = plan.settings.writers as i64;
-    let mut pool = POOL_MAX;
     for row in control.query(sql, &[&ask]).await.map_err(failed)? {
         let (node, success, result): (String, bool, String) = (row.get(0), row.get(1), row.get(2));
         let Some(free) = result.parse::<i64>().ok().filter(|_| success) else {
@@ -299,8 +303,7 @@ async fn pool_size(control: &Client, plan: &LoadPlan) -> Result<i64> {
                 .hint("start it, or take it out of the cluster, then run the same command again")
                 .transient());
         };
-        let share = (free - LEFT_TO_OTHERS) / writers;
-        if share < 1 {
+        if free - LEFT_TO_OTHERS < writers {
             return Err(Error::refused(format!(
                 "worker {node} has {} free, and {} need one each",
                 counted(free.max(0) as usize, "connection"),
@@ -312,9 +315,8 @@ async fn pool_size(control: &Client, plan: &LoadPlan) -> Result<i64> {
             ))
             .with_kind(Kind::Refused));
         }
-        pool = pool.min(share);
     }
-    Ok(pool)
+    Ok(())
 }
 
 fn counted(count: usize, what: &str) -> String {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex as QueueMutex;
@@ -37,6 +37,9 @@ const FRUITLESS_MAX: i32 = 3;
 /// Refused rows looked for at a time.
 const REFUSED_MAX: usize = 1000;
 
+/// A worker that can't be reached for so long may have been replaced: the cluster's map is read again.
+const UNREACHED_MAX: Duration = Duration::from_secs(15);
+
 /// Rejects recorded in one transaction.
 const REJECTS_PER_TRANSACTION: usize = 1000;
 
@@ -69,6 +72,8 @@ pub struct BlockWriter {
     pub unsettled: Option<(Backend, Option<(i32, usize)>)>,
     /// To who records rejects, where a block's own transaction can't hold them.
     pub rejects: Option<Sender<Rejected>>,
+    /// To be set when its session was lost, if that is one with a worker: the control session does not see it.
+    pub worker_lost: Option<Arc<AtomicBool>>,
 }
 
 impl BlockWriter {
@@ -122,6 +127,7 @@ impl BlockWriter {
         let mut tries = retry.tries();
         let mut refused = Vec::new();
         let mut fruitless = 0;
+        let mut unreached_since = None;
         loop {
             let stop = Arc::clone(&self.connector.stop);
             let opened = tokio::select! {
@@ -132,6 +138,9 @@ impl BlockWriter {
                 // The commit that was not answered has taken place.
                 Ok(true) => return Ok(()),
                 Ok(false) => self.write_once(held, &refused).await,
+                Err(error) if self.is_gone(&error, unreached_since.get_or_insert_with(Instant::now)) => {
+                    return Err(error.misrouted());
+                }
                 Err(error) => Err(error.into()),
             };
             let failure = match tried {
@@ -155,6 +164,14 @@ impl BlockWriter {
             }
             tries.pause(error, &self.connector.stop).await?;
         }
+    }
+
+    /// Whether a worker can't be reached for so long that another one may have its place.
+    fn is_gone(&self, error: &Error, since: &Instant) -> bool {
+        self.endpoint.node.is_some()
+            && error.is_transient()
+            && since.elapsed() > UNREACHED_MAX
+            && self.plan.is_readable_again()
     }
 
     /// Finds the rows of a block that the server refuses, and takes them out of it, if `--max-rejects` allows; tells
@@ -241,6 +258,9 @@ impl BlockWriter {
 
     /// The session is given up: its backend is to be ended, and the block whose COMMIT it was sent looked for.
     fn put_aside(&mut self, unknown: Option<(i32, usize)>) {
+        if let Some(lost) = &self.worker_lost {
+            lost.store(true, Ordering::Relaxed);
+        }
         self.unsettled = self.watched.backend().map(|backend| (backend, unknown));
         self.watched.set_backend(None);
         self.writer = None;

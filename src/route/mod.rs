@@ -111,6 +111,8 @@ pub struct Routing {
     pub endpoint_of: Vec<usize>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// Writers of each endpoint.
+    pub writers_each: usize,
     /// The shards that are written directly, with a channel of each.
     pub channels: Vec<i64>,
     /// Why these, for the user.
@@ -118,8 +120,15 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// Into the table by its own name. Where Citus distributes it, a block holds rows of one node.
-    pub fn by_name(target: &Target, columns: &[String], map: Option<&ShardMap>, even: Partitions) -> Self {
+    /// Into the table by its own name. Where Citus distributes it, a block holds rows of one shard, or of few of one
+    /// node.
+    pub fn by_name(
+        target: &Target,
+        columns: &[String],
+        map: Option<&ShardMap>,
+        even: Partitions,
+        writers: usize,
+    ) -> Self {
         let table = CopyTable {
             copy_sql: copy_sql(&target.name, columns),
             has_deferrable: target.has_deferrable,
@@ -132,7 +141,7 @@ impl Routing {
         let endpoint = Endpoint { node: None, tables: vec![table], settings: String::new() };
         let of_map = map.and_then(|map| Some((map, map.partitions().ok()?)));
         let (partitions, place_of) = match of_map {
-            Some((map, partitions)) => (partitions, map.shards.iter().map(|shard| shard.node).collect()),
+            Some((map, partitions)) => (partitions, map.places()),
             None => {
                 let places: Vec<usize> = (0..even.count()).collect();
                 (even, places)
@@ -145,6 +154,7 @@ impl Routing {
             place_of,
             endpoint_of: vec![0; places],
             endpoints: vec![endpoint],
+            writers_each: writers,
             channels: Vec::new(),
             told: None,
         }
@@ -157,6 +167,7 @@ impl Routing {
         columns: &[String],
         map: &ShardMap,
         channels: Vec<i64>,
+        writers_each: usize,
         books: impl Fn(usize) -> (String, String),
     ) -> Option<Self> {
         let guard = || match target.indexes_can_change {
@@ -195,19 +206,15 @@ impl Routing {
             place_of: (0..map.shards.len()).collect(),
             endpoint_of: map.shards.iter().map(|shard| shard.node).collect(),
             endpoints: map.nodes.iter().map(endpoint).collect(),
+            writers_each,
             channels,
             told: None,
         })
     }
 
-    /// Writers of each endpoint, where so many are asked for.
-    pub fn writers_each(&self, writers: usize) -> usize {
-        writers.div_ceil(self.endpoints.len().max(1))
-    }
-
     /// Writers of all endpoints.
-    pub fn writers(&self, writers: usize) -> usize {
-        self.writers_each(writers) * self.endpoints.len()
+    pub fn writers(&self) -> usize {
+        self.writers_each * self.endpoints.len()
     }
 
     /// How many blocks are open at a time.

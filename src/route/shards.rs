@@ -1,5 +1,7 @@
 //! The shards of a distributed table: which channel hashes each holds, and on which node.
 
+use std::collections::HashMap;
+
 use tokio_postgres::Client;
 
 use crate::error::{Error, Result};
@@ -10,6 +12,9 @@ use crate::postgres::pg_error;
 /// Channels that are tried until each shard has one. Of very many shards, or very narrow ones (an isolated tenant's
 /// holds one hash), some may be left without.
 const CHANNELS_TRIED: i64 = 1 << 22;
+
+/// Blocks that are open at a time for rows that the coordinator hands on, at most.
+const PLACES_MAX: usize = 64;
 
 /// A server of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,6 +141,23 @@ impl ShardMap {
         }
         Ok(channels)
     }
+
+    /// The place of each shard in blocks that go through the coordinator: one for itself, so that Citus sends a COPY's
+    /// rows on as they come, over one connection and with a commit of one node; where there are too many shards, one
+    /// for a few of the same node.
+    pub fn places(&self) -> Vec<usize> {
+        let nodes = 1 + self.shards.iter().map(|shard| shard.node).max().unwrap_or(0);
+        let together = self.shards.len().div_ceil(PLACES_MAX.saturating_sub(nodes).max(1));
+        let mut seen = vec![0; nodes];
+        let mut places = HashMap::new();
+        let place = |shard: &Shard| {
+            let group = (shard.node, seen[shard.node] / together);
+            seen[shard.node] += 1;
+            let next = places.len();
+            *places.entry(group).or_insert(next)
+        };
+        self.shards.iter().map(place).collect()
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +186,25 @@ mod tests {
             for (shard, channel) in map.shards.iter().zip(channels) {
                 let hash = hash_int8(channel.expect("a channel for each of few shards"));
                 assert!((shard.low..=shard.high).contains(&hash), "{shard:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn shards_have_places_of_their_own_while_they_are_few() {
+        assert_eq!(even(32).places(), (0..32).collect::<Vec<_>>());
+        for (count, nodes) in [(64, 3), (500, 3), (1024, 32), (128, 100)] {
+            let mut map = even(count);
+            for (index, shard) in map.shards.iter_mut().enumerate() {
+                shard.node = index % nodes;
+            }
+            let places = map.places();
+            let count = 1 + places.iter().max().expect("places");
+            assert!(count <= PLACES_MAX.max(nodes), "{count}");
+            for place in 0..count {
+                let of = map.shards.iter().zip(&places).filter(|(_, of)| **of == place);
+                let nodes: std::collections::HashSet<_> = of.map(|(shard, _)| shard.node).collect();
+                assert_eq!(nodes.len(), 1, "place {place}");
             }
         }
     }

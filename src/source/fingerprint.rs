@@ -15,8 +15,8 @@ const SAMPLE_BYTES: u64 = 4096;
 /// The footer and its frame are within the last blocks of the file; as much of them is hashed whole.
 const TAIL_BYTES_MAX: u64 = 1 << 20;
 
-/// Bytes read at a time for a full hash.
-const READ_BYTES: usize = 1 << 20;
+/// Bytes read at a time for a full hash: few enough to be hashed in a core's cache.
+const READ_BYTES: usize = 256 << 10;
 
 /// A source's identity as far as it is known quickly.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,17 +61,42 @@ impl Fingerprint {
 
 /// Hash of a whole file, in hexadecimal.
 pub fn full_hash(file: &PositionedFile) -> Result<String> {
-    let mut hasher = Xxh3::new();
-    let mut buffer = vec![0; READ_BYTES];
-    let mut offset = 0;
-    while offset < file.size() {
-        let length = buffer.len().min(usize::try_from(file.size() - offset).unwrap_or(usize::MAX));
-        file.read_exact_at(&mut buffer[..length], offset)
-            .or_failed(|| format!("read {} for its hash", file.path().display()))?;
-        hasher.update(&buffer[..length]);
-        offset += length as u64;
+    let mut hash = FullHash::new(file);
+    while hash.step()? > 0 {}
+    Ok(hash.hex())
+}
+
+/// The hash of a whole file, taken step by step.
+pub struct FullHash<'a> {
+    file: &'a PositionedFile,
+    hasher: Xxh3,
+    buffer: Vec<u8>,
+    offset: u64,
+}
+
+impl<'a> FullHash<'a> {
+    /// Of nothing yet.
+    pub fn new(file: &'a PositionedFile) -> Self {
+        let length = READ_BYTES.min(usize::try_from(file.size()).unwrap_or(READ_BYTES));
+        Self { file, hasher: Xxh3::new(), buffer: vec![0; length], offset: 0 }
     }
-    Ok(format!("{:032x}", hasher.digest128()))
+
+    /// Hashes a step further; gives the bytes of it, 0 at the end.
+    pub fn step(&mut self) -> Result<u64> {
+        let left = self.file.size().saturating_sub(self.offset);
+        let length = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.file
+            .read_exact_at(&mut self.buffer[..length], self.offset)
+            .or_failed(|| format!("read {} for its hash", self.file.path().display()))?;
+        self.hasher.update(&self.buffer[..length]);
+        self.offset += length as u64;
+        Ok(length as u64)
+    }
+
+    /// The hash of all steps, in hexadecimal.
+    pub fn hex(&self) -> String {
+        format!("{:032x}", self.hasher.digest128())
+    }
 }
 
 #[cfg(test)]
