@@ -1,6 +1,7 @@
 //! The target table of [`crate::postgres::catalog::Target`], made or found fit.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::catalog::Target;
 use super::distribute::{DistributionSpec, Plan};
@@ -140,17 +141,24 @@ async fn create(client: &Client, spec: &TableSpec) -> Result<QualifiedName> {
 }
 
 async fn ensure_extension(client: &Client) -> Result<()> {
-    let there = "select exists (select from pg_extension where extname = 'vector')";
-    let row = client.query_one(there, &[]).await.map_err(|error| pg_error("look for pgvector", error))?;
-    if row.get(0) {
+    if has_extension(client).await? {
         return Ok(());
     }
-    client.batch_execute(EXTENSION).await.map_err(|error| {
-        pg_error("create the extension vector", error).with_kind(Kind::Refused).hint(
-            "install pgvector on the database server (package postgresql-NN-pgvector, or build it), \
-                 then run `create extension vector` as a superuser",
-        )
-    })
+    let Err(error) = client.batch_execute(EXTENSION).await else { return Ok(()) };
+    // Another session made it at the same time.
+    if error.code() == Some(&SqlState::UNIQUE_VIOLATION) && has_extension(client).await? {
+        return Ok(());
+    }
+    Err(pg_error("create the extension vector", error).with_kind(Kind::Refused).hint(
+        "install pgvector on the database server (package postgresql-NN-pgvector, or build it), \
+         then run `create extension vector` as a superuser",
+    ))
+}
+
+async fn has_extension(client: &Client) -> Result<bool> {
+    let there = "select exists (select from pg_extension where extname = 'vector')";
+    let row = client.query_one(there, &[]).await.map_err(|error| pg_error("look for pgvector", error))?;
+    Ok(row.get(0))
 }
 
 /// The type with the schema that the extension lives in, which need not be on the search path.

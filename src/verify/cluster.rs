@@ -174,7 +174,7 @@ impl Cluster {
         if workers == 0 {
             check.warn(
                 "there are no workers: the coordinator does all work",
-                "select citus_add_node('HOST', PORT) for each",
+                "vecload cluster add HOST:PORT for each",
             );
         }
         for node in &self.nodes {
@@ -186,7 +186,7 @@ impl Cluster {
                 ),
                 false => check.fail(
                     format!("{} is not active", node.name),
-                    "when it is back: select citus_activate_node('HOST', PORT)",
+                    format!("when it is back: vecload cluster add {}", node.name),
                 ),
             }
         }

@@ -140,7 +140,8 @@ fn placements(cluster: &Cluster, relations: &Relations) -> Check {
     if !inactive.is_empty() {
         check.fail(
             format!("not active: shard {}", listed(&inactive)),
-            "select citus_activate_node('HOST', PORT), or citus_copy_shard_placement from a good copy",
+            "vecload cluster add HOST:PORT makes a node active again that is back; or, from a good copy, \
+             citus_copy_shard_placement",
         );
     }
     if !gone.is_empty() {
@@ -200,7 +201,7 @@ fn balance(cluster: &Cluster, relations: &Relations) -> Check {
             format!(
                 "one node has {most} shards and another {least}: the first is asked more, and fills sooner"
             ),
-            "select citus_rebalance_start(), when nothing is being loaded",
+            "vecload cluster rebalance",
         );
     }
     check

@@ -6,7 +6,7 @@ use super::cluster::Cluster;
 use super::relations::Relations;
 use super::{Answer, Check, listed, versions};
 use crate::postgres::catalog::Target;
-use crate::postgres::{Session, quote_ident};
+use crate::postgres::Session;
 
 /// What searching and building indexes depend on, and what counts in a session that has not needed pgvector yet.
 const SETTINGS: [(&str, &str); 4] = [
@@ -42,8 +42,6 @@ pub(super) async fn check(
         )]),
         false => of_shards(session, cluster, target, relations).await?,
     };
-    let database: String = session.query_one("select current_database()::text", &[]).await?.get(0);
-    let alter = format!("alter database {} set", quote_ident(&database));
     let Some(first) = on_nodes.keys().next() else {
         return Ok(Check::skip("settings", "the table is empty, so no query of a shard tells them"));
     };
@@ -68,10 +66,7 @@ pub(super) async fn check(
     if !different.is_empty() {
         check.fail(
             format!("queries on the nodes run with different settings: {}", different.join(", ")),
-            format!(
-                "set them for the database, on the coordinator: {alter} SETTING = VALUE (before Citus 13.1 also on \
-                 each worker), and take back what alter system has set on one node"
-            ),
+            "vecload tune sets them on all nodes; what alter system has set on one of them is to be taken back there",
         );
     }
     let has_hnsw = relations.table.indexes.iter().any(|index| index.what.starts_with("hnsw"));
@@ -80,7 +75,7 @@ pub(super) async fn check(
         check.warn(
             "hnsw.iterative_scan is off: an index search in one channel may find fewer rows than asked for (vecload \
              search sets it by itself, other clients may not)",
-            format!("{alter} hnsw.iterative_scan = strict_order, then connect anew"),
+            "vecload tune, then connect anew",
         );
     }
     Ok(check)

@@ -49,6 +49,20 @@ fn migrate_makes_extension_table_indexes_and_ledger_and_may_be_run_again() {
 }
 
 #[test]
+fn the_extension_may_come_from_another_session_meanwhile() {
+    let db = Db::bare();
+    let (first, watcher) = (db.session(), db.session());
+    first.run("begin; create extension vector");
+    let second = vecload(["migrate", "--dim", "8"]).into(&db).start();
+    watcher.wait_until(
+        "exists (select from pg_stat_activity where datname = current_database()
+             and wait_event_type = 'Lock' and query ilike '%create extension%')",
+    );
+    first.run("commit");
+    second.outcome().exits(0).answers("created");
+}
+
+#[test]
 fn another_dimension_or_type_than_the_tables_is_refused_naming_both() {
     let db = Db::new();
     migrate(&db, &["--dim", "8"]).exits(0);

@@ -3,15 +3,20 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::cluster::Cluster;
 use super::program::{Outcome, Vecload, vecload};
+use super::rows::Rows;
 use super::server::Db;
 use super::session::Session;
 
 const ROWS: i64 = 2_000;
+
+/// Rows that take longer than a move begins.
+const LOADED: u64 = 200_000;
 
 fn on(cluster: &Cluster, words: &[&str]) -> Vecload {
     vecload(["cluster", "--json"].iter().chain(words)).with("--db", cluster.url(0))
@@ -41,7 +46,7 @@ fn a_node_is_added_gets_shards_gives_them_back_and_goes() {
     on(&cluster, &["add", &node.replace("127.0.0.1", "localhost")]).run().exits(2).says("is a node already");
     assert_eq!(shards(&session, port), 0);
     an_interrupted_rebalance_goes_on_until_it_is_stopped(&cluster, &session);
-    let moved = on(&cluster, &["rebalance"]).run().exits(0).state("finished");
+    let moved = rebalanced_during_a_load(&cluster, &session).exits(0).state("finished");
     assert!(moved.report["moves_done"].as_i64() >= Some(1), "{moved}");
     assert!(shards(&session, port) >= 2, "the new node has its share");
     on(&cluster, &["rebalance"]).run().exits(0).state("balanced");
@@ -141,6 +146,23 @@ fn an_interrupted_rebalance_goes_on_until_it_is_stopped(cluster: &Cluster, sessi
     session.wait_until(
         "not exists (select from citus_rebalance_status() where state in ('running', 'cancelling'))",
     );
+}
+
+fn rebalanced_during_a_load(cluster: &Cluster, session: &Session) -> Outcome {
+    cluster.vecload(&["migrate", "--dim", "8", "--shards", "8", "--no-index", "--table", "loaded"]).exits(0);
+    let dir = tempfile::tempdir().expect("a directory");
+    let rows = Rows::new(LOADED, 8).group(10_000);
+    let path = rows.write(dir.path(), "rows.parquet");
+    let load = cluster.load(&path, "loaded").with("--index", "none").with("--memory", "32MiB");
+    let mut load = load.with("--route", "shards").start();
+    session.wait_until("(select count(*) from loaded) > 0");
+    let rebalance = on(cluster, &["rebalance"]).start();
+    session.wait_until("exists (select from get_rebalance_progress() where progress = 1)");
+    assert!(!load.has_ended_within(Duration::ZERO), "the load was over before a shard moved");
+    let moved = rebalance.outcome();
+    load.outcome().exits(0).rows(LOADED, 0, 0);
+    Rows::are_all_in(&[&rows], session, "loaded");
+    moved
 }
 
 fn the_status_tells_of_all_nodes(cluster: &Cluster, new: usize, node: &str) {

@@ -99,7 +99,7 @@ fn settings_and_plans(db: &Db) {
     alter(&db.session(), "reset hnsw.iterative_scan");
     alter(&db.session(), "set enable_indexscan = off");
     let told = verify(&db.url(), &["--no-count"]).exits(0);
-    told.has("settings", "warn", &["hnsw.iterative_scan is off", "alter database"])
+    told.has("settings", "warn", &["hnsw.iterative_scan is off", "vecload tune"])
         .has("channel_search", "pass", &["index chunks_channel_id_idx"])
         .has("full_search", "warn", &["no index", "enable_indexscan"]);
     alter(&db.session(), "reset enable_indexscan");
@@ -358,7 +358,7 @@ fn shards_that_moved_or_went(cluster: &Cluster, session: &Session) {
         "select citus_move_shard_placement({shard}, '127.0.0.1', {from}, '127.0.0.1', {to}, 'block_writes')"
     ));
     let told = verify(&cluster.url(0), &["--no-count"]).exits(0);
-    told.has("balance", "warn", &["one node has 3 shards and another 1", "citus_rebalance_start"]).has(
+    told.has("balance", "warn", &["one node has 3 shards and another 1", "vecload cluster rebalance"]).has(
         "placements",
         "pass",
         &["4 active"],
