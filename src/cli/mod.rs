@@ -1,4 +1,4 @@
-//! The command line: one file per command, thin; all output goes through one [`Printer`].
+//! The command line: one file per command, thin; all output goes through one `Printer`.
 
 mod again;
 mod args;

@@ -95,6 +95,16 @@ impl Outbox {
         Ok(())
     }
 
+    /// Whether this role may write both tables, which another one may have made.
+    pub async fn is_writable(&self, client: &Client) -> Result<bool> {
+        let sql = "select bool_and(has_table_privilege(name, action)) from unnest($1::text[]) name,
+            unnest(array['select', 'insert', 'update', 'delete']) action";
+        let row = client.query_one(sql, &[&[self.blocks.sql(), self.fences.sql()].as_slice()]).await;
+        let row =
+            row.map_err(|error| pg_error("look up rights on the ledger's tables on the workers", error))?;
+        Ok(row.get(0))
+    }
+
     /// OID of a table.
     pub async fn oid(client: &Client, table: &QualifiedName) -> Result<u32> {
         let row = client.query_one("select to_regclass($1)::oid", &[&table.sql()]).await;

@@ -186,6 +186,13 @@ async fn shards(
         Err(error) if error.is_transient() => return Err(error),
         Err(error) => return Ok(Err(Refusal::of(error.to_string()))),
     };
+    if !outbox.is_writable(control).await? {
+        return Ok(Err(Refusal::of(format!(
+            "this role may not write the ledger's tables on the workers, for which it needs: \
+             grant select, insert, update, delete on {}, {} to the role",
+            outbox.blocks, outbox.fences
+        ))));
+    }
     let books = [Outbox::oid(control, &outbox.blocks).await?, Outbox::oid(control, &outbox.fences).await?];
     let blocks = ShardMap::read(control, books[0]).await?;
     let fences = ShardMap::read(control, books[1]).await?;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::cluster::Cluster;
 use super::relations::Relations;
 use super::{Answer, Check, listed, versions};
-use crate::postgres::catalog::Target;
 use crate::postgres::Session;
+use crate::postgres::catalog::Target;
 
 /// What searching and building indexes depend on, and what counts in a session that has not needed pgvector yet.
 const SETTINGS: [(&str, &str); 4] = [

@@ -184,9 +184,23 @@ fn a_role_that_owns_nothing_writes_shards_behind_another_guard() {
     let second = Rows::new(3_000, 16).from(10_000);
     let path = second.write(dir.path(), "second.parquet");
     let url = cluster.url(0).replace("vecload@", "loader@");
-    let load = super::program::Load::of(&path).with("--db", url).table("of_others");
+    let group: i32 =
+        session.one("select colocationid from pg_dist_partition where logicalrelid = 'of_others'::regclass");
+    let load = super::program::Load::of(&path).with("--db", &url).table("of_others");
     load.with("--index", "none").with("--route", "shards").run().exits(0).says("route shards");
     Rows::are_all_in(&[&first, &second], &session, "of_others");
+
+    // Without a right on the tables that the ledger has on the workers there is still the other route.
+    session.run(&format!("revoke update on {LEDGER}.shard_fences_{group} from loader"));
+    let third = Rows::new(500, 16).from(20_000);
+    let path = third.write(dir.path(), "third.parquet");
+    let load = |route| {
+        let load = super::program::Load::of(&path).with("--db", &url).table("of_others");
+        load.with("--index", "none").with("--route", route).run()
+    };
+    load("shards").exits(2).says("may not write the ledger's tables").says("shard_fences_");
+    load("auto").exits(0).says("route coordinator (this role may not write the ledger's tables");
+    Rows::are_all_in(&[&first, &second, &third], &session, "of_others");
 }
 
 #[test]

@@ -12,7 +12,7 @@ thread_local! {
     static DECODING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Keeps panics inside [`guarded`] from being printed; all others are printed as before.
+/// Keeps panics inside `guarded` from being printed; all others are printed as before.
 pub fn quiet_decoder_panics() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

@@ -94,8 +94,8 @@ pub fn text_field(name: &str) -> Field {
         .with_metadata(HashMap::from([(TEXT_MARK.to_string(), String::new())]))
 }
 
-/// The Parquet schema to write rows with that were read with [`for_reading`]'s: texts are texts again, those of
-/// top-level columns by their [`TEXT_MARK`].
+/// The Parquet schema to write rows with that were read with `for_reading`'s: texts are texts again, those of
+/// top-level columns by their `TEXT_MARK`.
 pub fn for_writing(schema: &Schema) -> Result<SchemaDescriptor> {
     let mut texts = Vec::new();
     for field in schema.fields() {
