@@ -67,26 +67,30 @@ wait_for() {
     done
 }
 
+# listed HOST:PORT VIEW COLUMN: which of the extensions a view of the server has, one a line.
+listed() {
+    echo "select $3 from $2 where $3 in ('citus', 'vector')" | answer "look for extensions" "$1"
+}
+
 # check_available HOST:PORT
 check_available() {
+    found=$(listed "$1" pg_available_extensions name)
     for extension in citus vector; do
-        found=$(answer "look for extensions" "$1" extension="$extension" <<'SQL'
-select 1 from pg_available_extensions where name = :'extension';
-SQL
-        )
-        [ -n "$found" ] || fail "$1 has no extension $extension: install its package there, for the server's" \
-            "major version of PostgreSQL (postgresql-NN-pgvector, postgresql-NN-citus)"
+        case $found in
+            *"$extension"*) ;;
+            *) fail "$1 has no extension $extension: install its package there, for the server's major version of" \
+                "PostgreSQL (postgresql-NN-pgvector, postgresql-NN-citus)" ;;
+        esac
     done
 }
 
 # create_extensions HOST:PORT
 create_extensions() {
+    found=$(listed "$1" pg_extension extname)
     for extension in citus vector; do
-        found=$(answer "look for extensions" "$1" extension="$extension" <<'SQL'
-select 1 from pg_extension where extname = :'extension';
-SQL
-        )
-        [ -n "$found" ] && continue
+        case $found in
+            *"$extension"*) continue ;;
+        esac
         echo "create extension if not exists $extension" | answer "create the extension $extension" "$1"
         say "$1: created the extension $extension"
     done

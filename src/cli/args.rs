@@ -360,7 +360,7 @@ pub(super) enum ClusterCommand {
         #[arg(long)]
         block_writes: bool,
     },
-    /// Spread shards evenly over the nodes, in the background
+    /// Spread shards over the nodes, evenly by size, in the background
     Rebalance {
         /// Stop the one at work; what has moved stays
         #[arg(long, conflicts_with = "block_writes")]

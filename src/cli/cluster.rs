@@ -170,7 +170,9 @@ async fn rebalance(printer: &Printer, session: &Session, block_writes: bool) -> 
         Started::Balanced => {
             return match printer.is_json() {
                 true => print_job(printer, "balanced", None),
-                false => printer.answer("shards are spread evenly already"),
+                false => {
+                    printer.answer("Citus finds no shard to move: they are spread evenly, by their size")
+                }
             };
         }
         Started::Began(job) => {

@@ -140,8 +140,9 @@ async fn verdict(session: &Session, told: &Told, wanted: &[Wanted]) -> Result<()
     for report in &told.nodes {
         let name = report.node.as_ref().map_or("the server".into(), Address::to_string);
         if let Some(problem) = &report.problem {
-            return Err(Error::failed(format!("{name} does not show its settings: {problem}"))
-                .hint("bring it back, then look again: vecload tune --show"));
+            return Err(Error::failed(format!("{name} does not show its settings: {problem}")).hint(
+                "bring it back, or let this role read the table there, then look again: vecload tune --show",
+            ));
         }
         let Some(parameter) = report.first_difference(wanted) else { continue };
         let found = report.settings.get(parameter).cloned().flatten();

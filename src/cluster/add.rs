@@ -76,7 +76,7 @@ struct Membership {
 }
 
 const MEMBERSHIP_SQL: &str = "select json_build_object(
-    'coordinator', (select nodename || ':' || nodeport from pg_dist_node where groupid = 0),
+    'coordinator', (select nodename || ':' || nodeport from pg_dist_node where groupid = 0 and noderole = 'primary'),
     'nodes', (select count(*) from pg_dist_node))::text";
 
 /// Adds a node, or finds it there.
@@ -152,6 +152,8 @@ async fn revive(client: &Client, node: &Node) -> Result<&'static str> {
 
 /// Where the nodes are to reach the coordinator: as the user says, as it is registered, or as we have reached it.
 fn coordinator_address(request: &AddRequest, registered: Option<&Address>) -> Result<Address> {
+    // Citus registers localhost by itself on a coordinator without workers.
+    let registered = registered.filter(|address| !address.is_loopback() || request.node.is_loopback());
     if let Some(address) = request.coordinator.as_ref().or(registered) {
         return Ok(address.clone());
     }
@@ -160,7 +162,8 @@ fn coordinator_address(request: &AddRequest, registered: Option<&Address>) -> Re
         address => {
             let how = address.as_ref().map_or("a socket".into(), Address::to_string);
             Err(Error::refused(format!(
-                "workers connect to the coordinator, whose address is not registered, and {how} means nothing to {}",
+                "workers connect to the coordinator, which is not registered by an address for them, and {how} means \
+                 nothing to {}",
                 request.node
             ))
             .hint("give it as the workers reach it: --coordinator HOST:PORT"))
@@ -229,7 +232,7 @@ async fn newcomer(client: &Client, node: &Address, here: &Server) -> Result<Serv
     if new.citus.is_some() {
         let membership =
             ask_json::<Membership>(client, std::slice::from_ref(node), MEMBERSHIP_SQL).await?.remove(0);
-        let membership = membership.map_err(|problem| silent_node(node, &problem))?;
+        let membership = membership.map_err(|problem| silent_newcomer(node, &problem))?;
         belongs_to_nobody_else(client, node, &membership, here).await?;
     }
     Ok(new)
@@ -273,7 +276,7 @@ async fn has_no_old_shards(client: &Client, node: &Address) -> Result<()> {
         names.join(", ")
     );
     let found = ask(client, std::slice::from_ref(node), &sql).await?.remove(0);
-    match found.map_err(|problem| silent_node(node, &problem))? {
+    match found.map_err(|problem| silent_newcomer(node, &problem))? {
         none if none.is_empty() => Ok(()),
         found => Err(Error::refused(format!(
             "{node} can't be a node: it has tables with the names of shards, {found}"
@@ -286,6 +289,11 @@ async fn has_no_old_shards(client: &Client, node: &Address) -> Result<()> {
 }
 
 const SYSTEM_SQL: &str = "select system_identifier::text from pg_control_system()";
+
+fn silent_newcomer(node: &Address, problem: &str) -> Error {
+    Error::refused(format!("{node} can't be asked: {problem}"))
+        .hint("it answered a moment ago: see its log, and that this role may read pg_dist_node there, then try again")
+}
 
 /// The workers at hand, with the identifier of each; one of them may be the new server under another name.
 async fn workers(
@@ -409,8 +417,11 @@ mod tests {
         assert_eq!(derived(Some("x:2"), Some("c:1"), Some("db:5432"), "w:5432").unwrap(), "x:2");
         assert_eq!(derived(None, None, Some("127.0.0.1:1"), "localhost:2").unwrap(), "127.0.0.1:1");
         for connected in [Some("localhost:5432"), Some("127.0.0.1:5432"), None] {
-            let error = derived(None, None, connected, "w:5432").unwrap_err();
-            assert!(error.advice().unwrap().contains("--coordinator"), "{error}");
+            for registered in [None, Some("localhost:5432")] {
+                let error = derived(None, registered, connected, "w:5432").unwrap_err();
+                assert!(error.advice().unwrap().contains("--coordinator"), "{error}");
+            }
         }
+        assert_eq!(derived(None, Some("localhost:1"), Some("db:5432"), "w:5432").unwrap(), "db:5432");
     }
 }

@@ -100,7 +100,7 @@ pub(super) async fn shards_can_move(client: &Client, nodes: &[Node], block_write
     if !unfit.is_empty() {
         let (without_key, unlogged) = (names(false), names(true));
         let why = match (without_key.is_empty(), unlogged.is_empty()) {
-            (false, _) => format!("{without_key} has neither a primary key nor a replica identity"),
+            (false, _) => format!("a primary key or replica identity is missing: {without_key}"),
             _ => format!("{unlogged} is unlogged"),
         };
         return Err(Error::refused(format!("shards move by logical replication, and {why}")).hint(

@@ -174,7 +174,10 @@ impl Removal {
                     "{} has no shards any more, but {left} objects that can't be dropped, such as {first}",
                     self.node.address
                 ))
-                .hint("end the queries on it that still use them, then run the same command again"));
+                .hint(
+                    "bring it back if it is down, or end the queries on it that still use them, then run the same \
+                     command again",
+                ));
             }
             tokio::time::sleep(CLEAN_UP_AGAIN).await;
         }

@@ -94,7 +94,7 @@ pub struct TuneSection {
 pub struct LoadSection {
     /// Threads that read and encode; 0: one per core.
     pub lanes: usize,
-    /// Connections that write; 0: one per core, from 2 to 8.
+    /// Connections that write; 0: one per core, from 2 to 8, straight into shards at least 2 per worker.
     pub writers: usize,
     /// Bytes for all buffers.
     pub memory: String,

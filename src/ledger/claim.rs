@@ -94,8 +94,13 @@ enum Choice {
 }
 
 /// Claims the sources of a request. The connection must stay open while the run lasts: it holds the lock
-/// that shows that the run is alive.
-pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest) -> Result<Claim> {
+/// that shows that the run is alive. What stands against writing refuses the claim, unless all is loaded already.
+pub async fn claim(
+    client: &mut Client,
+    target: &Target,
+    request: &ClaimRequest,
+    refusal: Option<Error>,
+) -> Result<Claim> {
     let failed = |error| pg_error("claim the sources in the ledger", error);
     let hashes = full_hashes(client, target, &request.sources).await?;
     let transaction = client.transaction().await.map_err(failed)?;
@@ -104,6 +109,11 @@ pub async fn claim(client: &mut Client, target: &Target, request: &ClaimRequest)
 
     let choices = choose_all(&transaction, target, request, &hashes).await?;
     let unfinished = unfinished_loads(&transaction, &choices).await?;
+    if let Some(refusal) =
+        refusal.filter(|_| !unfinished.is_empty() || !choices.iter().all(Choice::is_complete))
+    {
+        return Err(refusal);
+    }
     for load_id in &unfinished {
         take_over(&transaction, *load_id).await?;
     }

@@ -16,12 +16,14 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger;
 use crate::ledger::claim::{ClaimRequest, NamedSource, claim};
 use crate::ledger::settle::{Extent, commit_durably};
+use crate::partition::Partitions;
 use crate::postgres::catalog::{ServerVersions, Target};
 use crate::postgres::distribute::DistributionSpec;
 use crate::postgres::migrate::{TableSpec, VectorType, migrate_target};
 use crate::postgres::types::TargetType;
 use crate::postgres::watch::Backend;
 use crate::postgres::{Session, SessionOptions};
+use crate::route::Routing;
 
 /// Prepares a load over as many sessions as it takes. A server that was never reached is waited for only if the user
 /// has said for how long: more often than it is down, its address is wrong.
@@ -140,9 +142,19 @@ async fn prepare(
         IndexPolicy::Defer if !plan.target.is_empty => REBUILD,
         other => other.name(),
     };
-    let routing = choose(&control, connect, &plan).await?;
+    let (routing, refusal) = match choose(&control, connect, &plan).await {
+        Ok(routing) => (routing, None),
+        // What passes, such as a worker that is down, is no matter where all is loaded already.
+        Err(refusal) if refusal.is_transient() => {
+            let (columns, writers) = (&plan.copy_columns[..], plan.settings.writers);
+            let none = Routing::by_name(&plan.target, columns, None, Partitions::even(1), writers);
+            (Arc::new(none), Some(refusal))
+        }
+        Err(refusal) => return Err(refusal),
+    };
     // Until the claim is committed nothing is written.
-    let claimed = claim(&mut control, &plan.target, &claim_request(&plan, request, index_plan)).await?;
+    let request_of_it = claim_request(&plan, request, index_plan);
+    let claimed = claim(&mut control, &plan.target, &request_of_it, refusal).await?;
     // A resumption finds rows in the table; what the load's first run decided still holds.
     let index = match claimed.index_plan.as_str() {
         "defer" | REBUILD if request.index == IndexPolicy::Auto => IndexPolicy::Defer,

@@ -62,11 +62,12 @@ impl Stop {
         inner.budgets = budgets;
     }
 
-    /// Stops everything for this reason, unless there was one before.
+    /// Stops everything for this reason, unless there was one before; the user's wish comes before trouble that may pass.
     pub fn because(&self, error: Error) {
         let mut inner = self.lock();
-        inner.is_interrupted |= error.kind() == Kind::Interrupted;
-        if inner.first.is_none() {
+        let is_wish = error.kind() == Kind::Interrupted;
+        inner.is_interrupted |= is_wish;
+        if inner.first.as_ref().is_none_or(|first| is_wish && first.is_transient()) {
             inner.first = Some(error);
         }
         self.stopped.store(true, Ordering::Release);

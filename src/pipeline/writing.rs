@@ -37,7 +37,8 @@ const FRUITLESS_MAX: i32 = 3;
 /// Refused rows looked for at a time.
 const REFUSED_MAX: usize = 1000;
 
-/// A worker that can't be reached for so long may have been replaced: the cluster's map is read again.
+/// A worker that can't be reached, or takes no block, for so long may have been replaced: the cluster's map is read
+/// again.
 const UNREACHED_MAX: Duration = Duration::from_secs(15);
 
 /// Rejects recorded in one transaction.
@@ -81,7 +82,11 @@ impl BlockWriter {
     pub async fn open(&mut self) -> Result<()> {
         let retry = self.connector.retry.clone();
         let mut tries = retry.tries();
+        let since = Instant::now();
         while let Err(error) = self.reopen().await {
+            if error.is_misrouted() || self.is_gone(&error, since) {
+                return Err(error.misrouted());
+            }
             tries.pause(error, &self.connector.stop).await?;
         }
         Ok(())
@@ -127,7 +132,7 @@ impl BlockWriter {
         let mut tries = retry.tries();
         let mut refused = Vec::new();
         let mut fruitless = 0;
-        let mut unreached_since = None;
+        let mut failing_since = None;
         loop {
             let stop = Arc::clone(&self.connector.stop);
             let opened = tokio::select! {
@@ -138,9 +143,6 @@ impl BlockWriter {
                 // The commit that was not answered has taken place.
                 Ok(true) => return Ok(()),
                 Ok(false) => self.write_once(held, &refused).await,
-                Err(error) if self.is_gone(&error, unreached_since.get_or_insert_with(Instant::now)) => {
-                    return Err(error.misrouted());
-                }
                 Err(error) => Err(error.into()),
             };
             let failure = match tried {
@@ -159,15 +161,15 @@ impl BlockWriter {
                 None => failure.error,
             };
             // Only an attempt with a new map can help.
-            if error.is_misrouted() {
-                return Err(error);
+            if error.is_misrouted() || self.is_gone(&error, *failing_since.get_or_insert_with(Instant::now)) {
+                return Err(error.misrouted());
             }
             tries.pause(error, &self.connector.stop).await?;
         }
     }
 
-    /// Whether a worker can't be reached for so long that another one may have its place.
-    fn is_gone(&self, error: &Error, since: &Instant) -> bool {
+    /// Whether a worker has failed for so long that another one may have its place.
+    fn is_gone(&self, error: &Error, since: Instant) -> bool {
         self.endpoint.node.is_some()
             && error.is_transient()
             && since.elapsed() > UNREACHED_MAX

@@ -142,13 +142,13 @@ impl Cluster {
         let mut notes: Vec<String> = Vec::new();
         for node in self.workers().filter(|node| !node.is_active) {
             notes.push(format!(
-                "worker {} is not active and gets no shards: citus_activate_node brings it back",
+                "worker {0} is not active and gets no shards: vecload cluster add {0} brings it back",
                 node.address
             ));
         }
         if !self.nodes.is_empty() && !self.nodes.iter().any(|node| node.is_active && node.takes_shards) {
             return Err(Error::refused("no node of the cluster takes shards").hint(
-                "add a worker: select citus_add_node('HOST', 5432); or let a node hold shards that may not, such as a \
+                "add a worker: vecload cluster add HOST:PORT; or let a node hold shards that may not, such as a \
                  coordinator or a worker that was drained: \
                  select citus_set_node_property('HOST', PORT, 'shouldhaveshards', true);",
             ));
@@ -189,7 +189,7 @@ async fn check_extension(client: &Client) -> Result<()> {
         if !success {
             return Err(Error::refused(format!("worker {node} could not be asked: {}", result.trim())).hint(
                 "start it, or mend the network between coordinator and worker; a worker that is gone for good is \
-                 taken out by citus_disable_node or citus_remove_node",
+                 taken out by vecload cluster remove",
             ));
         }
         if result == "0" {

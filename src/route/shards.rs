@@ -13,7 +13,7 @@ use crate::postgres::pg_error;
 /// holds one hash), some may be left without.
 const CHANNELS_TRIED: i64 = 1 << 22;
 
-/// Blocks that are open at a time for rows that the coordinator hands on, at most.
+/// Blocks that are open at a time for rows that the coordinator hands on, at most, or one for each node.
 const PLACES_MAX: usize = 64;
 
 /// A server of the cluster.

@@ -90,7 +90,7 @@ async fn loads(session: &Session, target: &Target) -> Answer<Check> {
                 open.push(format!("load {id} ({})", load.state));
                 check.fail(
                     format!("load {id} was being taken back or forgotten, and that was broken off"),
-                    format!("vecload loads undo {id}, or vecload loads forget {id}, as it was"),
+                    format!("vecload loads {} {id}", if load.state == "undoing" { "undo" } else { "forget" }),
                 );
             }
             // Who gave --limit or --max-rejects knows.

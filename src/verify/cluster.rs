@@ -30,7 +30,8 @@ const PREPARED: &str = "
     from pg_prepared_xacts where gid like 'citus@_%' escape '@' and database = current_database()";
 
 const NODES: &str = "
-    select n.nodeid, n.groupid, n.nodename || ':' || n.nodeport as name, n.isactive, n.shouldhaveshards,
+    select n.nodeid, n.groupid,
+        case when n.nodename like '%:%' then '[' || n.nodename || ']' else n.nodename end || ':' || n.nodeport as name, n.isactive, n.shouldhaveshards,
         n.hasmetadata and n.metadatasynced as synced
     from pg_dist_node n where n.noderole = 'primary' order by n.groupid";
 

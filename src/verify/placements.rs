@@ -75,23 +75,25 @@ pub(super) async fn distribution(session: &Session, cluster: &Cluster, target: &
 /// Shards, placements, balance and skew of a table that is distributed by hash.
 pub(super) fn checks(cluster: &Cluster, target: &Target, relations: &Relations) -> [Check; 4] {
     [
-        shards(relations),
+        shards(target, relations),
         placements(cluster, relations),
         balance(cluster, relations),
         skew(cluster, target, relations),
     ]
 }
 
-fn shards(relations: &Relations) -> Check {
+fn shards(target: &Target, relations: &Relations) -> Check {
     let shards = &relations.shards;
-    let copies: Vec<usize> = shards.iter().map(|shard| shard.placements.len()).collect();
+    // That a shard has none at all is for the check of placements to say.
+    let copies = shards.iter().map(|shard| shard.placements.len()).filter(|copies| *copies > 0);
+    let copies: Vec<usize> = copies.collect();
     let (least, most) = (copies.iter().min().unwrap_or(&0), copies.iter().max().unwrap_or(&0));
     let factor = if least == most { least.to_string() } else { format!("{least} to {most}") };
     let mut check = Check::pass("shards", format!("{} shards, replication factor {factor}", shards.len()));
     if least != most {
         check.fail(
             "some shards have fewer copies than others",
-            "select replicate_table_shards(TABLE), or alter_distributed_table to one copy each",
+            format!("select replicate_table_shards({}, {most})", quote_literal(&target.name.sql())),
         );
     }
     let ranges: Vec<(i64, i64)> = shards.iter().filter_map(|shard| shard.range).collect();
@@ -123,7 +125,7 @@ fn placements(cluster: &Cluster, relations: &Relations) -> Check {
     for (shard, at) in all() {
         let name = format!("{} on {}", shard.id, node(at.group));
         match cluster.of_group(at.group) {
-            None => inactive.push(name),
+            None => unplaced.push(name),
             Some(_) if !at.active => inactive.push(name),
             Some(node) if node.facts.is_err() => unknown += 1,
             Some(_) if at.relation.is_none() => gone.push(name),
@@ -132,9 +134,11 @@ fn placements(cluster: &Cluster, relations: &Relations) -> Check {
     }
     if !unplaced.is_empty() {
         check.fail(
-            format!("no node holds shard {}: its rows are lost to the cluster", listed(&unplaced)),
-            "a placement was deleted, as by a membership manager when a container went: bring the worker's data back, \
-             or make the table anew and load again",
+            format!(
+                "no node holds shard {}: its placement was deleted by hand, or by what manages the cluster's members",
+                listed(&unplaced)
+            ),
+            "bring the worker's data back, or make the table anew and load again",
         );
     }
     if !inactive.is_empty() {
@@ -197,11 +201,12 @@ fn balance(cluster: &Cluster, relations: &Relations) -> Check {
         counts.values().map(|(count, _)| *count).max().unwrap_or(0),
     );
     if most > least + 1 {
+        // Citus goes by size, and may be content with this.
         check.warn(
             format!(
                 "one node has {most} shards and another {least}: the first is asked more, and fills sooner"
             ),
-            "vecload cluster rebalance",
+            "vecload cluster rebalance; it goes by the sizes of shards, and may find nothing to move",
         );
     }
     check

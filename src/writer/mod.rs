@@ -234,7 +234,8 @@ impl Writer {
         match here.get(0) {
             true => Ok(()),
             false => {
-                let error = Error::failed(format!("{} is not where it was", self.table().table));
+                let error = Error::failed(format!("{} is not where it was", self.table().table))
+                    .hint("it was moved or split: run the same command again; standard input goes by --route coordinator");
                 Err(error.misrouted().into())
             }
         }

@@ -246,6 +246,6 @@ fn a_cluster_that_is_not_ready_is_told_what_it_lacks() {
         cluster.ports[0]
     );
     sessions[0].run(&own);
-    at(0, &[]).exits(2).says("no node of the cluster takes shards").says("citus_add_node");
+    at(0, &[]).exits(2).says("no node of the cluster takes shards").says("vecload cluster add");
     assert!(!sessions[0].one::<bool>("select to_regclass('chunks') is not null"));
 }

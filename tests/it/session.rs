@@ -41,6 +41,17 @@ impl Session {
         done.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
+    /// Moves or splits shards, as soon as no table of theirs is being made: Citus does one after the other.
+    #[track_caller]
+    pub(crate) fn run_on_shards(&self, sql: &str) {
+        let since = Instant::now();
+        while let Err(error) = self.runtime.block_on(self.client.batch_execute(sql)) {
+            let is_held = format!("{error:?}").contains("could not acquire the lock required");
+            assert!(is_held && since.elapsed() < PATIENCE, "{sql}: {error:?}");
+            self.run("select pg_sleep(0.05)");
+        }
+    }
+
     /// All rows of a query.
     #[track_caller]
     pub(crate) fn rows(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Vec<Row> {

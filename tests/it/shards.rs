@@ -287,9 +287,12 @@ fn a_cluster_that_can_not_take_the_load_says_so_before_the_first_row() {
     let free =
         "select current_setting('max_connections')::int - 3 - (select count(*)::int from pg_stat_activity
         where backend_type in ('client backend', 'walsender'))";
-    let free: i32 = cluster.session(1).one(free);
-    let held: Vec<_> = (0..free - 2).map(|_| cluster.session(1)).collect();
-    load("shards").with("--writers", 12).run().exits(2).says("free for 6 writers");
+    let hold = || -> Vec<_> {
+        let free: i32 = cluster.session(1).one(free);
+        (0..free - 2).map(|_| cluster.session(1)).collect()
+    };
+    let held = hold();
+    load("shards").with("--writers", 12).run().exits(2).says("5 of them for others, and gets 6 writers");
     load("coordinator")
         .with("--writers", 12)
         .run()
@@ -311,4 +314,7 @@ fn a_cluster_that_can_not_take_the_load_says_so_before_the_first_row() {
     cluster.revive(2);
     running.outcome().exits(0).rows(2_000, 0, 0);
     Rows::are_all_in(&[&rows], &session, "chunks");
+    // What is loaded already needs no writers.
+    let _held = hold();
+    load("coordinator").with("--writers", 12).run().exits(0).state("already_loaded");
 }

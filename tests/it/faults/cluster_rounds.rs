@@ -190,7 +190,7 @@ impl Round<'_> {
         let to =
             self.cluster.ports[1..].iter().find(|port| i32::from(**port) != from).expect("another worker");
         let since = Instant::now();
-        self.cluster.session(0).run(&format!(
+        self.cluster.session(0).run_on_shards(&format!(
             "select citus_move_shard_placement({shard}, '127.0.0.1', {from}, '127.0.0.1', {to}, '{mode}')"
         ));
         self.note(&format!("shard {shard} went to {to} in {:?}", since.elapsed()));
@@ -202,7 +202,7 @@ impl Round<'_> {
         let middle: i64 = session.one(&format!(
             "select (shardminvalue::bigint + shardmaxvalue::bigint) / 2 from pg_dist_shard where shardid = {shard}"
         ));
-        session.run(&format!(
+        session.run_on_shards(&format!(
             "select citus_split_shard_by_split_points({shard}, array['{middle}'],
                 (select array_agg(nodeid::integer order by nodeid) from pg_dist_node where groupid > 0),
                 'block_writes')"
