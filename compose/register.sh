@@ -110,14 +110,18 @@ group() {
     echo "select groupid from pg_dist_local_group" | answer "ask for its place in a cluster" "$1"
 }
 
+# coordinator_of HOST:PORT: the coordinator that a server knows; of a server in no cluster, none.
+coordinator_of() {
+    answer "look for its coordinator" "$1" <<'SQL'
+select nodename || ':' || nodeport from pg_dist_node where groupid = 0 and noderole = 'primary';
+SQL
+}
+
 register_coordinator() {
     group=$(group "$coordinator")
     [ "$group" = 0 ] ||
         fail "$coordinator is a worker of another coordinator; name that one instead"
-    is=$(answer "look for registered nodes" "$coordinator" <<'SQL'
-select nodename || ':' || nodeport from pg_dist_node where groupid = 0 and noderole = 'primary';
-SQL
-    )
+    is=$(coordinator_of "$coordinator")
     if [ "$is" = "$coordinator" ]; then
         say "coordinator $coordinator: registered already"
         return
@@ -137,15 +141,21 @@ from pg_dist_node where nodename = :'host' and nodeport = :'port'::int;
 SQL
     )
     group=$(group "$1")
-    # A server in no cluster knows no nodes.
-    others=$(echo "select count(*) from pg_dist_node" | answer "look for registered nodes" "$1")
+    of=$(coordinator_of "$1")
+    given=$(echo "select last_value from pg_dist_groupid_seq where is_called" |
+        answer "look for registered nodes" "$coordinator")
     if [ -n "$known" ] && [ "${known% inactive}" != "$group" ]; then
         fail "$1 is registered as node ${known% inactive}, and says it is node $group: this is not the server that" \
-            "was registered. If its data are lost, so are the shards that it held; see citus_remove_node"
-    elif [ -z "$known" ] && [ "$group" != 0 ]; then
-        fail "$1 is a worker of another cluster"
-    elif [ -z "$known" ] && [ "$others" != 0 ]; then
+            "was registered. If its data are lost, so are the shards that it held: drop the tables that had shards" \
+            "there, then vecload cluster remove $1, and run this again"
+    elif [ -z "$known" ] && [ "$group" = 0 ] && [ -n "$of" ]; then
         fail "$1 is the coordinator of another cluster"
+    elif [ -z "$known" ] && [ "$group" != 0 ]; then
+        # A worker that was removed keeps its number and its list of nodes, and may come back. A coordinator that
+        # never gave out that number is not the one that it had, whatever its name.
+        if [ "$of" != "$coordinator" ] || [ "$group" -gt "${given:-0}" ]; then
+            fail "$1 is a worker of another cluster"
+        fi
     fi
     case $known in
         *inactive)

@@ -180,12 +180,13 @@ mod tests {
         let mut dropped = begin();
         let thread = dropped.thread.take().expect("a thread");
         drop(dropped);
-        assert_eq!(thread.join().expect("no panic"), [(4, None)]);
+        let has_none = |hashes: &Hashes| hashes.iter().all(|(_, hash)| hash.is_none());
+        assert!(has_none(&thread.join().expect("no panic")));
 
         std::fs::write(path.path(), vec![8; 3 << 20]).expect("write");
         let mut changed = begin();
         std::fs::write(path.path(), vec![9; 2 << 20]).expect("write");
         let hashes = changed.finish().expect("hashes");
-        assert!(hashes.iter().all(|(_, hash)| hash.is_none()), "the file is another one: {hashes:?}");
+        assert!(has_none(&hashes), "the file is another one: {hashes:?}");
     }
 }

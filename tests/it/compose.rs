@@ -100,6 +100,10 @@ fn servers_become_a_cluster_and_stay_one_when_the_script_is_run_again() {
     for session in &sessions {
         assert_eq!(session.count("pg_extension where extname in ('citus', 'vector')"), 2);
     }
+    // A worker that was removed keeps its number and its list of nodes.
+    sessions[0].run(&format!("select citus_remove_node('127.0.0.1', {})", cluster.ports[3]));
+    servers.register(&[&coordinator, &three]).exits(0).says(&format!("worker {three}: registered"));
+    assert_eq!(sessions[0].column::<String>(nodes).len(), 4);
     // Rows pass between nodes, from any of them, with the password that the servers have in their file.
     sessions[0].run("create table spread (id bigint primary key, v vector(2))");
     sessions[0].run("select create_distributed_table('spread', 'id')");
