@@ -171,7 +171,8 @@ mod tests {
             let keep = Arc::clone(&pace);
             // Lanes that never read more than half a megabyte.
             let work = move || hash_all(files, |hashed| keep.keep(|| hashed > 512 << 10));
-            Hashing { pace, thread: Some(thread::spawn(work)) }
+            let thread = thread::Builder::new().name("hashing".into()).spawn(work);
+            Hashing { pace, thread: Some(thread.expect("a thread")) }
         };
         let mut hashing = begin();
         assert_eq!(hashing.finish().expect("hashes"), [(4, Some(full_hash(&file).expect("a hash")))]);

@@ -93,7 +93,8 @@ pub(super) async fn choose(
     check_connections(control, plan).await?;
     for endpoint in &mut routing.endpoints {
         endpoint.settings = format!(
-            "{ONE_CONNECTION} select set_config('{FLUSH}', '256kB', false) where current_setting('{FLUSH}', true) is not null"
+            "{ONE_CONNECTION}
+             select set_config('{FLUSH}', '256kB', false) where current_setting('{FLUSH}', true) is not null"
         );
     }
     routing.told = Some(format!(

@@ -62,7 +62,8 @@ impl Stop {
         inner.budgets = budgets;
     }
 
-    /// Stops everything for this reason, unless there was one before; the user's wish comes before trouble that may pass.
+    /// Stops everything for this reason, unless there was one before; the user's wish comes before trouble that may
+    /// pass.
     pub fn because(&self, error: Error) {
         let mut inner = self.lock();
         let is_wish = error.kind() == Kind::Interrupted;

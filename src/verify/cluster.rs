@@ -31,7 +31,8 @@ const PREPARED: &str = "
 
 const NODES: &str = "
     select n.nodeid, n.groupid,
-        case when n.nodename like '%:%' then '[' || n.nodename || ']' else n.nodename end || ':' || n.nodeport as name, n.isactive, n.shouldhaveshards,
+        case when n.nodename like '%:%' then '[' || n.nodename || ']' else n.nodename end
+            || ':' || n.nodeport as name, n.isactive, n.shouldhaveshards,
         n.hasmetadata and n.metadatasynced as synced
     from pg_dist_node n where n.noderole = 'primary' order by n.groupid";
 

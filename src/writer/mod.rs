@@ -235,7 +235,9 @@ impl Writer {
             true => Ok(()),
             false => {
                 let error = Error::failed(format!("{} is not where it was", self.table().table))
-                    .hint("it was moved or split: run the same command again; standard input goes by --route coordinator");
+                    .hint(
+                        "it was moved or split: run the same command again; standard input goes by --route coordinator",
+                    );
                 Err(error.misrouted().into())
             }
         }
