@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::steady::Steady;
+use super::stop::Stop;
 use crate::copy::IdRange;
 use crate::error::{Error, Result};
 use crate::postgres::Session;
@@ -23,6 +24,7 @@ const REQUESTS_AHEAD: usize = 2;
 #[derive(Debug)]
 pub struct IdPool {
     inner: Mutex<Inner>,
+    stop: Arc<Stop>,
 }
 
 #[derive(Debug)]
@@ -40,6 +42,7 @@ impl IdPool {
         most: u64,
     ) -> (Arc<Self>, impl Future<Output = ()>) {
         let (sender, coming) = channel(REQUESTS_AHEAD);
+        let stop = Arc::clone(steady.stop());
         let filling = async move {
             let mut left = i64::try_from(most).unwrap_or(i64::MAX);
             while left > 0 {
@@ -55,7 +58,7 @@ impl IdPool {
             }
             steady.close().await;
         };
-        (Arc::new(Self { inner: Mutex::new(Inner { ready: Vec::new(), coming }) }), filling)
+        (Arc::new(Self { inner: Mutex::new(Inner { ready: Vec::new(), coming }), stop }), filling)
     }
 
     /// Takes `count` ids; blocks, and so is for lanes only.
@@ -68,7 +71,14 @@ impl IdPool {
                 let Some(ids) = inner.coming.blocking_recv() else {
                     return Err(Error::bug("fewer ids were reserved than rows were announced"));
                 };
-                let mut ids = ids?;
+                let mut ids = match ids {
+                    Ok(ids) => ids,
+                    Err(error) => {
+                        // Said before another lane finds no ids and does not know why.
+                        self.stop.because(error);
+                        return Err(Error::failed("no ids could be reserved"));
+                    }
+                };
                 // `pop` takes from the end.
                 ids.reverse();
                 inner.ready = ids;
@@ -119,6 +129,7 @@ fn ranges(ids: &[i64]) -> Vec<IdRange> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stop::StopFlag;
     use super::*;
 
     #[test]
@@ -132,8 +143,9 @@ mod tests {
     #[test]
     fn a_pool_cuts_ranges_to_what_is_asked_for() {
         let (_sender, coming) = channel(1);
+        let stop = Arc::new(Stop::new(&StopFlag::default()));
         let ready = vec![IdRange { first: 10, last: 19 }, IdRange { first: 1, last: 3 }];
-        let pool = IdPool { inner: Mutex::new(Inner { ready, coming }) };
+        let pool = IdPool { inner: Mutex::new(Inner { ready, coming }), stop };
         let taken = pool.take(5).expect("enough ids");
         assert_eq!(taken, [IdRange { first: 1, last: 3 }, IdRange { first: 10, last: 11 }]);
         assert_eq!(pool.take(8).expect("enough ids"), [IdRange { first: 12, last: 19 }]);

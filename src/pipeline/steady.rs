@@ -58,6 +58,11 @@ impl Steady {
         Ok(steady)
     }
 
+    /// The end of the attempt.
+    pub fn stop(&self) -> &Arc<Stop> {
+        &self.connector.stop
+    }
+
     /// Works until it succeeds, fails for good, or time is up.
     pub async fn run<T>(&mut self, mut work: impl AsyncFnMut(&mut Session) -> Result<T>) -> Result<T> {
         let retry = self.connector.retry.clone();

@@ -15,7 +15,7 @@ use super::session::Session;
 
 const ROWS: i64 = 2_000;
 
-/// Rows that take longer than a move begins.
+/// Rows of dozens of blocks.
 const LOADED: u64 = 200_000;
 
 fn on(cluster: &Cluster, words: &[&str]) -> Vecload {
@@ -154,6 +154,8 @@ fn rebalanced_during_a_load(cluster: &Cluster, session: &Session) -> Outcome {
     let rows = Rows::new(LOADED, 8).group(10_000);
     let path = rows.write(dir.path(), "rows.parquet");
     let load = cluster.load(&path, "loaded").with("--index", "none").with("--memory", "32MiB");
+    // Each block takes its time, or the load would be over before Citus begins.
+    let load = load.env("FAILPOINTS", "block-copied=sleep(200)");
     let mut load = load.with("--route", "shards").start();
     session.wait_until("(select count(*) from loaded) > 0");
     let rebalance = on(cluster, &["rebalance"]).start();
