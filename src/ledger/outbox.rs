@@ -149,6 +149,10 @@ pub async fn take_in_own(client: &mut Client, run: &Run) -> Result<()> {
 /// Takes in what loads' runs have committed on the workers, and ends their right to commit more.
 pub async fn take_in(transaction: &Transaction<'_>, load_ids: &[i64]) -> Result<()> {
     let failed = |error| pg_error("take in the ledger's rows from the workers", error);
+    // Loads of a local table have nothing to do with the cluster, be its workers up or down.
+    if !concern_workers(transaction, load_ids).await? {
+        return Ok(());
+    }
     // Rows that an earlier transaction of this kind has taken may still be there while a node's part is prepared.
     prepared::settle(transaction).await?;
     let outboxes = outboxes(transaction, load_ids).await?;
@@ -169,6 +173,18 @@ pub async fn take_in(transaction: &Transaction<'_>, load_ids: &[i64]) -> Result<
         }
     }
     Ok(())
+}
+
+/// Whether any of the loads went into a distributed table.
+async fn concern_workers(client: &impl GenericClient, load_ids: &[i64]) -> Result<bool> {
+    let failed = |error| pg_error("look for loads of distributed tables", error);
+    let citus = "select to_regclass('pg_catalog.pg_dist_partition') is not null";
+    if !client.query_one(citus, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+        return Ok(false);
+    }
+    let concern = "select exists (select from vecload_ledger.loads where load_id = any($1)
+        and (outboxes <> '{}' or target in (select logicalrelid::oid from pg_dist_partition)))";
+    Ok(client.query_one(concern, &[&load_ids]).await.map_err(failed)?.get(0))
 }
 
 /// The pairs of tables that loads have used.

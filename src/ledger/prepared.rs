@@ -22,15 +22,14 @@ const LEFT: &str =
           where gid like 'citus@_%' escape '@' and database = current_database()$$) r
     left join pg_dist_node n on n.nodeid = r.nodeid";
 
-/// Waits until what is prepared on any node now is committed or rolled back; without Citus nothing is.
+/// Waits until what is prepared on any node now is committed or rolled back.
 pub async fn settle<C: GenericClient>(client: &C) -> Result<()> {
     let failed = |error| pg_error("settle transactions that Citus has prepared", error);
     let started = Instant::now();
     let mut open: Option<BTreeSet<String>> = None;
     // Without the right to hurry it, it is waited for. Asked first: a refusal would end a transaction.
-    let may = "select has_function_privilege(to_regprocedure('recover_prepared_transactions()'), 'execute')";
-    let may: Option<bool> = client.query_one(may, &[]).await.map_err(failed)?.get(0);
-    let Some(may_hurry) = may else { return Ok(()) };
+    let may = "select has_function_privilege('recover_prepared_transactions()', 'execute')";
+    let may_hurry: bool = client.query_one(may, &[]).await.map_err(failed)?.get(0);
     loop {
         if may_hurry {
             client.query("select recover_prepared_transactions()", &[]).await.map_err(failed)?;

@@ -239,8 +239,20 @@ fn a_node_that_is_down_is_told_and_keeps_its_shards(
         .exits(2)
         .says("can't be asked")
         .says("bring it back");
+    a_local_table_does_not_need_the_workers(cluster, session);
     cluster.revive(new);
     assert_eq!(session.count("chunks"), ROWS);
+}
+
+fn a_local_table_does_not_need_the_workers(cluster: &Cluster, session: &Session) {
+    super::server::make_table(session, "beside", 8);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = Rows::new(100, 8).write(dir.path(), "rows.parquet");
+    let load = || cluster.load(&path, "beside").with("--index", "none");
+    load().with("--limit", 40).run().exits(0).state("limited");
+    let id = load().run().exits(0).rows(60, 0, 40).load().to_string();
+    cluster.vecload(&["loads", "undo", &id]).exits(0);
+    assert_eq!(session.count("beside"), 0);
 }
 
 #[test]
