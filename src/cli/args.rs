@@ -135,7 +135,8 @@ pub(super) struct LoadArguments {
     /// Threads that read and encode (default: one per core)
     #[arg(long, value_name = "N")]
     pub lanes: Option<usize>,
-    /// Connections that write (default: one per core, from 2 to 8; straight into shards at least 2 per worker)
+    /// Connections that write (default: one per core, from 2 to 8; on Citus at least 2 per worker, or 4 in all
+    /// through the coordinator)
     #[arg(long, value_name = "N")]
     pub writers: Option<usize>,
     /// Memory for all buffers (default: 512MiB)

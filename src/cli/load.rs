@@ -66,7 +66,7 @@ pub(super) async fn run_request(
     let Some(report) = report else {
         return Err(Error::bug("a load ended well without a report"));
     };
-    if !printer.is_json() && report.state != LoadState::Limited {
+    if printer.says() && report.state != LoadState::Limited {
         suggest_search(context, server, &report).await;
     }
     Ok(if report.rows.rejected > 0 { 3 } else { 0 })
@@ -139,10 +139,7 @@ fn request(context: &Context<'_>, arguments: LoadArguments) -> Result<LoadReques
                 cores.clamp(*WRITERS.start(), *WRITERS.end()),
                 "--writers",
             )?,
-            writers_each_min: match (arguments.writers, file.writers) {
-                (None, 0) => *WRITERS.start(),
-                _ => 1,
-            },
+            are_writers_given: arguments.writers.is_some() || file.writers > 0,
             memory: parse_size(arguments.memory.as_ref().unwrap_or(&file.memory))?,
             max_rejects: arguments.max_rejects.as_ref().unwrap_or(&file.max_rejects).parse()?,
             limit: arguments.limit.as_deref().map(parse_count).transpose()?,
@@ -197,7 +194,7 @@ pub(super) fn default_settings(context: &Context<'_>) -> Result<LoadSettings> {
     Ok(LoadSettings {
         lanes: 1,
         writers: 1,
-        writers_each_min: 1,
+        are_writers_given: false,
         memory: parse_size(&file.memory)?,
         max_rejects: file.max_rejects.parse()?,
         limit: None,

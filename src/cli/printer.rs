@@ -73,6 +73,11 @@ impl Printer {
         self.json
     }
 
+    /// Whether hints for a reader are wanted.
+    pub(super) fn says(&self) -> bool {
+        !self.quiet && !self.json
+    }
+
     /// A line for the user, left out with `-q`.
     pub(super) fn say(&self, line: &str) {
         if !self.quiet {

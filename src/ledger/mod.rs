@@ -45,6 +45,7 @@ fn migrations() -> Result<Vec<refinery::Migration>> {
         ("V2__units", include_str!("../../migrations/ledger/V2__units.sql")),
         ("V3__compaction", include_str!("../../migrations/ledger/V3__compaction.sql")),
         ("V4__outboxes", include_str!("../../migrations/ledger/V4__outboxes.sql")),
+        ("V5__uncompressed", include_str!("../../migrations/ledger/V5__uncompressed.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| refinery::Migration::unapplied(name, sql))

@@ -23,6 +23,9 @@ const COLUMNS: &str =
     "load_id, run, block, target, relfilenode, rows, source_ids, units, first_rows, last_rows,
     hash_lows, hash_highs, slice_rows, id_firsts, id_lasts, checksum, source_range, committed_at";
 
+/// The most there is: rows that fit a page are not compressed, for they live as long as their load.
+const TOAST_TUPLE_TARGET: u32 = 8160;
+
 /// A few rows in each shard: another connection costs more than it saves.
 const ONE_CONNECTION: &str = "set local citus.max_adaptive_executor_pool_size = 1";
 
@@ -70,7 +73,7 @@ impl Outbox {
                 slice_rows bigint[] not null, id_firsts bigint[] not null, id_lasts bigint[] not null,
                 checksum bigint not null, source_range int8range not null,
                 committed_at timestamptz not null default clock_timestamp(),
-                primary key (channel, load_id, run, block))",
+                primary key (channel, load_id, run, block)) with (toast_tuple_target = {TOAST_TUPLE_TARGET})",
             self.blocks.sql(),
             channel.type_name
         );

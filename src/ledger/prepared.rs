@@ -27,13 +27,7 @@ pub async fn settle<C: GenericClient>(client: &C) -> Result<()> {
     let failed = |error| pg_error("settle transactions that Citus has prepared", error);
     let started = Instant::now();
     let mut open: Option<BTreeSet<String>> = None;
-    // Without the right to hurry it, it is waited for. Asked first: a refusal would end a transaction.
-    let may = "select has_function_privilege('recover_prepared_transactions()', 'execute')";
-    let may_hurry: bool = client.query_one(may, &[]).await.map_err(failed)?.get(0);
     loop {
-        if may_hurry {
-            client.query("select recover_prepared_transactions()", &[]).await.map_err(failed)?;
-        }
         let mut now = BTreeSet::new();
         for node in client.query(LEFT, &[]).await.map_err(failed)? {
             let (name, success, result): (String, bool, String) = (node.get(0), node.get(1), node.get(2));
@@ -59,7 +53,13 @@ pub async fn settle<C: GenericClient>(client: &C) -> Result<()> {
             }
             Some(_) => {}
         }
-        open = Some(left);
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        if open.replace(left).is_some() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        // Without the right to hurry it, it is waited for. Asked first: a refusal would end a transaction.
+        let may = "select has_function_privilege('recover_prepared_transactions()', 'execute')";
+        if client.query_one(may, &[]).await.map_err(failed)?.get(0) {
+            client.query("select recover_prepared_transactions()", &[]).await.map_err(failed)?;
+        }
     }
 }

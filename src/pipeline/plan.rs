@@ -73,8 +73,8 @@ pub struct LoadSettings {
     pub lanes: usize,
     /// Connections that write.
     pub writers: usize,
-    /// The least of them to each server, where they are divided.
-    pub writers_each_min: usize,
+    /// Whether so many were asked for; if not, a route may take more.
+    pub are_writers_given: bool,
     /// Bytes for all buffers.
     pub memory: usize,
     /// How many rejects are put up with.

@@ -26,6 +26,14 @@ const ONE_CONNECTION: &str =
 /// Bytes after which Citus sends a worker what it has for it; its 8 MB leave the core's cache before they are sent.
 const FLUSH: &str = "citus.remote_copy_flush_threshold";
 
+/// Writers to each worker straight into its shards, unless another number is asked for: while one waits for its commit,
+/// the other sends.
+const WRITERS_EACH: usize = 2;
+
+/// Writers through the coordinator at least, unless another number is asked for: a commit there is three flushes, one
+/// after the other (`docs/scaling.md`).
+const COORDINATOR_WRITERS: usize = 4;
+
 /// Connections of a worker that are left to others.
 const LEFT_TO_OTHERS: i64 = 5;
 
@@ -89,8 +97,8 @@ pub(super) async fn choose(
             .hint("mend that, or load through the coordinator: --route coordinator");
         return Err(if why_not.may_pass { error.transient() } else { error });
     }
+    let writers = coordinator_writers(control, plan).await?;
     let mut routing = Routing::by_name(target, columns, map.as_ref(), even, writers);
-    check_connections(control, plan).await?;
     for endpoint in &mut routing.endpoints {
         endpoint.settings = format!(
             "{ONE_CONNECTION}
@@ -169,17 +177,26 @@ async fn shards(
             }
         }
     }
-    let writers_each =
-        plan.settings.writers.div_ceil(map.nodes.len().max(1)).max(plan.settings.writers_each_min);
-    let identities = identities(control).await?;
+    let least = if plan.settings.are_writers_given { 1 } else { WRITERS_EACH };
+    let writers_each = plan.settings.writers.div_ceil(map.nodes.len().max(1)).max(least);
     let looks = map.nodes.iter().map(async |node| {
         // Within the time after which a session that waits is taken for lost.
-        let look = can_write(connect, node, &identities, target, map, writers_each as i64);
+        let look = can_write(connect, node, target, map, writers_each as i64);
         tokio::time::timeout(REACH_MAX, look).await.unwrap_or_else(|_elapsed| {
             Err(format!("node {node} can't be reached from here: no answer within {} s", REACH_MAX.as_secs()))
         })
     });
-    if let Some(what) = join_all(looks).await.into_iter().find_map(Result::err) {
+    let (known, looks) = tokio::join!(identities(control), join_all(looks));
+    let known = known?;
+    for (node, look) in map.nodes.iter().zip(looks) {
+        let what = match look {
+            // A name like localhost leads elsewhere from here than from the coordinator.
+            Ok(identity) if known.get(&node.to_string()).is_some_and(|known| *known != identity) => {
+                format!("under the name {node} this machine reaches another server than the coordinator does")
+            }
+            Ok(_) => continue,
+            Err(what) => what,
+        };
         return Ok(Err(Refusal { what, may_pass: true }));
     }
     let outbox = match Outbox::prepare(control, target, distribution).await {
@@ -224,15 +241,14 @@ async fn shards(
     routing.map(Ok).ok_or_else(|| Error::bug("a map of shards that covers too little"))
 }
 
-/// Whether this machine reaches a node, and this role may write there.
+/// Whether this machine reaches a node, and this role may write there. Gives the server's system identifier.
 async fn can_write(
     connect: &ConnectSettings,
     node: &Node,
-    identities: &HashMap<String, String>,
     target: &Target,
     map: &ShardMap,
     writers: i64,
-) -> Result<(), String> {
+) -> Result<String, String> {
     let options = SessionOptions { application_name: Some("vecload look".into()), transaction_timeout: None };
     let way = way_to(connect, node);
     let session = way
@@ -250,13 +266,6 @@ async fn can_write(
     session.close().await;
     let row = row?;
     let free: i64 = row.get(1);
-    // A name like localhost leads elsewhere from here than from the coordinator.
-    let identity: String = row.get(2);
-    if identities.get(&node.to_string()).is_some_and(|known| *known != identity) {
-        return Err(format!(
-            "under the name {node} this machine reaches another server than the coordinator does"
-        ));
-    }
     if !row.get::<_, bool>(0) {
         return Err(format!(
             "this role may not insert into the shards on node {node}, or they are not there"
@@ -269,7 +278,7 @@ async fn can_write(
             counted(writers as usize, "writer")
         ));
     }
-    Ok(())
+    Ok(row.get(2))
 }
 
 /// Which server the coordinator reaches under each worker's name.
@@ -303,12 +312,17 @@ pub(super) fn way_to(connect: &ConnectSettings, node: &Node) -> ConnectSettings 
     if node.is_here { connect.clone() } else { connect.for_node(&node.host, node.port) }
 }
 
-/// Whether each worker has a connection free for every writer.
-async fn check_connections(control: &Client, plan: &LoadPlan) -> Result<()> {
+/// How many writers go through the coordinator: each worker has a connection free for every one. What nobody has asked
+/// for is fewer where it must be.
+async fn coordinator_writers(control: &Client, plan: &LoadPlan) -> Result<usize> {
     let failed = |error| pg_error("ask the workers for free connections", error);
     let sql = "select nodename || ':' || nodeport, success, result from run_command_on_workers($1)";
     let ask = format!("select {FREE}");
-    let writers = plan.settings.writers as i64;
+    let wanted = plan.settings.writers;
+    let (mut writers, least) = match plan.settings.are_writers_given {
+        true => (wanted, wanted),
+        false => (wanted.max(COORDINATOR_WRITERS), 1),
+    };
     for row in control.query(sql, &[&ask]).await.map_err(failed)? {
         let (node, success, result): (String, bool, String) = (row.get(0), row.get(1), row.get(2));
         let Some(free) = result.parse::<i64>().ok().filter(|_| success) else {
@@ -316,21 +330,20 @@ async fn check_connections(control: &Client, plan: &LoadPlan) -> Result<()> {
                 .hint("start it, or take it out of the cluster, then run the same command again")
                 .transient());
         };
-        if free - LEFT_TO_OTHERS < writers {
+        let left = usize::try_from(free - LEFT_TO_OTHERS).unwrap_or(0);
+        if left < least {
             return Err(Error::refused(format!(
                 "worker {node} has {} free, and {} need one each",
                 counted(free.max(0) as usize, "connection"),
-                counted(plan.settings.writers, "writer")
+                counted(least, "writer")
             ))
-            .hint(format!(
-                "load with fewer: --writers {}; or raise max_connections there",
-                (free - LEFT_TO_OTHERS).max(1)
-            ))
+            .hint(format!("load with fewer: --writers {}; or raise max_connections there", left.max(1)))
             .with_kind(Kind::Refused)
             .transient());
         }
+        writers = writers.min(left);
     }
-    Ok(())
+    Ok(writers)
 }
 
 fn counted(count: usize, what: &str) -> String {

@@ -123,8 +123,8 @@ fn the_options_of_load_are_listed() {
               Threads that read and encode (default: one per core)
 
           --writers <N>
-              Connections that write (default: one per core, from 2 to 8; straight into shards at least
-              2 per worker)
+              Connections that write (default: one per core, from 2 to 8; on Citus at least 2 per
+              worker, or 4 in all through the coordinator)
 
           --memory <SIZE>
               Memory for all buffers (default: 512MiB)
