@@ -179,24 +179,7 @@ async fn shards(
     }
     let least = if plan.settings.are_writers_given { 1 } else { WRITERS_EACH };
     let writers_each = plan.settings.writers.div_ceil(map.nodes.len().max(1)).max(least);
-    let looks = map.nodes.iter().map(async |node| {
-        // Within the time after which a session that waits is taken for lost.
-        let look = can_write(connect, node, target, map, writers_each as i64);
-        tokio::time::timeout(REACH_MAX, look).await.unwrap_or_else(|_elapsed| {
-            Err(format!("node {node} can't be reached from here: no answer within {} s", REACH_MAX.as_secs()))
-        })
-    });
-    let (known, looks) = tokio::join!(identities(control), join_all(looks));
-    let known = known?;
-    for (node, look) in map.nodes.iter().zip(looks) {
-        let what = match look {
-            // A name like localhost leads elsewhere from here than from the coordinator.
-            Ok(identity) if known.get(&node.to_string()).is_some_and(|known| *known != identity) => {
-                format!("under the name {node} this machine reaches another server than the coordinator does")
-            }
-            Ok(_) => continue,
-            Err(what) => what,
-        };
+    if let Some(what) = why_not_writable(control, connect, target, map, writers_each as i64).await? {
         return Ok(Err(Refusal { what, may_pass: true }));
     }
     let outbox = match Outbox::prepare(control, target, distribution).await {
@@ -239,6 +222,34 @@ async fn shards(
         (name(&blocks, index, &outbox.blocks), name(&fences, index, &outbox.fences))
     });
     routing.map(Ok).ok_or_else(|| Error::bug("a map of shards that covers too little"))
+}
+
+/// Why a node can't be written from here, if one can't.
+async fn why_not_writable(
+    control: &Client,
+    connect: &ConnectSettings,
+    target: &Target,
+    map: &ShardMap,
+    writers: i64,
+) -> Result<Option<String>> {
+    let looks = map.nodes.iter().map(async |node| {
+        // Within the time after which a session that waits is taken for lost.
+        let look = can_write(connect, node, target, map, writers);
+        tokio::time::timeout(REACH_MAX, look).await.unwrap_or_else(|_elapsed| {
+            Err(format!("node {node} can't be reached from here: no answer within {} s", REACH_MAX.as_secs()))
+        })
+    });
+    let (known, looks) = tokio::join!(identities(control), join_all(looks));
+    let known = known?;
+    let why_not = |(node, look): (&Node, Result<String, String>)| match look {
+        // A name like localhost leads elsewhere from here than from the coordinator.
+        Ok(identity) if known.get(&node.to_string()).is_some_and(|known| *known != identity) => Some(
+            format!("under the name {node} this machine reaches another server than the coordinator does"),
+        ),
+        Ok(_) => None,
+        Err(what) => Some(what),
+    };
+    Ok(map.nodes.iter().zip(looks).find_map(why_not))
 }
 
 /// Whether this machine reaches a node, and this role may write there. Gives the server's system identifier.

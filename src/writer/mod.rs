@@ -3,6 +3,7 @@
 //! The transaction opens with the block in hand, so no open transaction ever waits for the pipeline.
 
 mod isolate;
+mod message;
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -16,6 +17,7 @@ use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
 
 pub use self::isolate::RefusedTuple;
+use self::message::{Message, Messages};
 use crate::copy::{CopyBlock, HEADER, TRAILER};
 use crate::error::{Error, Result};
 use crate::ledger::blocks::{BlockLedger, Run, of_shard};
@@ -26,8 +28,8 @@ use crate::postgres::watch::Watched;
 use crate::postgres::{Canceller, ServerError, Session};
 use crate::route::{CopyTable, Endpoint, Guard, ShardTable};
 
-/// Bytes per CopyData message. tokio-postgres copies each into a buffer that stays as large as the largest;
-/// below 64 KiB system calls begin to cost.
+/// Bytes per CopyData message. tokio-postgres copies each into a buffer that stays as large as the largest, and
+/// sends each by itself; below 128 KiB that begins to cost.
 const MESSAGE_BYTES: usize = 256 * 1024;
 
 /// A transaction is one block. This only ends transactions of a client that has vanished; with an HNSW
@@ -250,24 +252,21 @@ impl Writer {
         data: impl IntoIterator<Item = Bytes>,
         watched: &Watched,
     ) -> Result<u64, WriteFailure> {
-        let sink = self.session.copy_in::<_, Bytes>(copy).await.map_err(|error| self.failure(error))?;
+        let sink = self.session.copy_in::<_, Message>(copy).await.map_err(|error| self.failure(error))?;
         let mut sink = pin!(sink);
-        for part in data {
-            for start in (0..part.len()).step_by(MESSAGE_BYTES) {
-                let message = part.slice(start..part.len().min(start + MESSAGE_BYTES));
-                watched.beat();
-                // `feed` hands the message over without waiting until it is on the wire.
-                if sink.feed(message).await.is_err() {
-                    // The connection task has the server's reason; finishing asks for it.
-                    return match sink.finish().await {
-                        Err(error) => Err(self.failure(error)),
-                        Ok(_) => Err(Error::failed(format!(
-                            "COPY into {}: the server ended it early",
-                            self.table().table
-                        ))
-                        .into()),
-                    };
-                }
+        for message in Messages::new(data.into_iter(), MESSAGE_BYTES) {
+            watched.beat();
+            // `feed` hands the message over without waiting until it is on the wire.
+            if sink.feed(message).await.is_err() {
+                // The connection task has the server's reason; finishing asks for it.
+                return match sink.finish().await {
+                    Err(error) => Err(self.failure(error)),
+                    Ok(_) => Err(Error::failed(format!(
+                        "COPY into {}: the server ended it early",
+                        self.table().table
+                    ))
+                    .into()),
+                };
             }
         }
         let copied = sink.finish().await.map_err(|error| self.failure(error))?;
