@@ -201,7 +201,7 @@ impl Side {
             assert_eq!(sink.finish().await.expect("copied"), block.rows);
             if let Some(ledger) = &self.ledger {
                 let before = self.cpu();
-                ledger.record(&self.session, block, &[], self.blocks).await.expect("recorded");
+                ledger.record(&self.session, block, 0, &[], self.blocks).await.expect("recorded");
                 let after = self.cpu();
                 (0..2).for_each(|who| self.on_ledger[who] += after[who] - before[who]);
             }

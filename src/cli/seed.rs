@@ -106,7 +106,7 @@ fn embed(text: &str, dim: usize) -> Vec<f32> {
     let mut vector = vec![0.0f32; dim];
     for word in text.split(|character: char| !character.is_alphanumeric()).filter(|word| word.len() > 3) {
         let stem: String = word.to_lowercase().chars().take(5).collect();
-        let hash = xxhash_rust::xxh3::xxh3_64(stem.as_bytes());
+        let hash = twox_hash::XxHash3_64::oneshot(stem.as_bytes());
         let sign = if hash >> 63 == 0 { 1.0 } else { -1.0 };
         vector[(hash % dim as u64) as usize] += sign;
     }

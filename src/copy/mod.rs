@@ -175,15 +175,6 @@ impl CopyBlock {
             }
         }
     }
-
-    /// Hash over the tuples in sending order, kept in the ledger.
-    pub fn checksum(&self) -> i64 {
-        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-        for segment in &self.segments {
-            hasher.update(segment);
-        }
-        hasher.digest().cast_signed()
-    }
 }
 
 /// Bytes of the first tuple, or `None` at the end.

@@ -144,7 +144,7 @@ pub(super) fn size_of_tree(path: &Path) -> u64 {
 /// A short name for a path, the same in every run.
 pub(super) fn short_hash(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(path.as_os_str().as_bytes()))
+    format!("{:016x}", twox_hash::XxHash3_64::oneshot(path.as_os_str().as_bytes()))
 }
 
 #[cfg(test)]

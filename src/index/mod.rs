@@ -105,7 +105,7 @@ pub fn same_index(one: &IndexDefinition, other: &IndexDefinition) -> bool {
 fn define(target: &Target, column: &str, what: &str) -> IndexDefinition {
     let mut name = format!("{}_{column}_idx", target.name.name);
     if name.len() > NAME_BYTES_MAX {
-        let hash = xxhash_rust::xxh3::xxh3_64(name.as_bytes()) as u32;
+        let hash = twox_hash::XxHash3_64::oneshot(name.as_bytes()) as u32;
         let mut end = NAME_BYTES_MAX - 9;
         while !name.is_char_boundary(end) {
             end -= 1;

@@ -112,11 +112,12 @@ impl BlockLedger {
     }
 
     /// Checks the fence, and records the block and the rows that were taken out of it; within the transaction that
-    /// copied its rows.
+    /// copied its rows. `checksum` is the XXH3-64 of its tuples as they were sent.
     pub async fn record(
         &self,
         client: &Client,
         block: &CopyBlock,
+        checksum: u64,
         rejects: &[RefusedRow],
         number: i32,
     ) -> Result<()> {
@@ -166,7 +167,7 @@ impl BlockLedger {
                     &slice_rows,
                     &id_firsts,
                     &id_lasts,
-                    &block.checksum(),
+                    &signed(checksum),
                     &source_ids.iter().min(),
                     &source_ids.iter().max(),
                 ],

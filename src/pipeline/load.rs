@@ -27,13 +27,13 @@ use crate::ledger::claim::{Claim, ClaimedSource};
 use crate::ledger::committed::read_committed;
 use crate::ledger::coverage::Coverage;
 use crate::ledger::generations;
-use crate::ledger::outbox::{Outbox, take_in_own};
+use crate::ledger::outbox::take_in_own;
 use crate::ledger::takeover::begin_again;
 use crate::memory::Budget;
 use crate::postgres::ConnectSettings;
 use crate::postgres::catalog::ServerVersions;
 use crate::report::LoadReport;
-use crate::route::{Route, Routing};
+use crate::route::Routing;
 use crate::source::Place;
 
 /// The index plan of a load that found rows: it gives back the indexes that it dropped, and adds none.
@@ -278,11 +278,6 @@ impl Prepared {
         if let Some(told) = &self.routing.told {
             observer.say(told);
         }
-        if let (Route::Shards, Some(distribution)) = (self.routing.route, &self.plan.target.citus) {
-            let outbox = Outbox::of(distribution);
-            let channels = &self.routing.channels;
-            self.control.run(async |session| outbox.let_commit(session, &run, channels).await).await?;
-        }
         let attempt = Attempt {
             plan: Arc::clone(&self.plan),
             run,
@@ -297,7 +292,7 @@ impl Prepared {
             connector: self.connector.clone(),
             routing: Arc::clone(&self.routing),
         };
-        let outcome = attempt.execute(budgets, &self.control).await;
+        let outcome = Box::pin(attempt.execute(budgets, &self.control)).await;
         figures.load_time += flowing.elapsed();
         observer.loaded();
         outcome?;

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize};
 use std::thread;
 
-use futures::future::{OptionFuture, try_join_all};
+use futures::future::{OptionFuture, try_join, try_join_all};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Sender, channel};
@@ -57,10 +57,11 @@ use self::writing::{BlockWriter, Rejected, write_rejects};
 use crate::error::{Context, Error, Result};
 use crate::ledger::blocks::Run;
 use crate::ledger::coverage::Coverage;
+use crate::ledger::outbox::Outbox;
 use crate::memory::Budget;
 use crate::partition::{HeldBlock, OpenBlocks, Partitioner};
 use crate::postgres::watch::Watched;
-use crate::route::{Endpoint, Routing};
+use crate::route::{Endpoint, Route, Routing};
 
 /// Slices of rejects on their way to the ledger; a slice is at most a batch.
 const REJECT_QUEUE: usize = 16;
@@ -116,8 +117,9 @@ impl Attempt {
         let stop = Arc::clone(&self.connector.stop);
         let source_ids: Arc<[i64]> = self.sources.iter().map(|source| source.source_id).collect();
         let (reject_sender, reject_receiver) = channel::<Rejected>(REJECT_QUEUE);
-        let Sessions { watched, writers, ids, rejects, units } =
-            Box::pin(self.open_sessions(&source_ids, &reject_sender, control.loss())).await?;
+        let sessions = Box::pin(self.open_sessions(&source_ids, &reject_sender, control.loss()));
+        let (sessions, ()) = try_join(sessions, Box::pin(self.let_commit(control))).await?;
+        let Sessions { watched, writers, ids, rejects, units } = sessions;
         let (ids, filling) = ids.unzip();
 
         let (blocks, tasks) = self.spawn_writers(writers);
@@ -195,6 +197,15 @@ impl Attempt {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    /// Lets the run commit on the workers, if that is where its blocks go.
+    async fn let_commit(&self, control: &Control) -> Result<()> {
+        let (Route::Shards, Some(distribution)) = (self.routing.route, &self.plan.target.citus) else {
+            return Ok(());
+        };
+        let (outbox, channels) = (Outbox::of(distribution), &self.routing.channels);
+        control.run(async |session| outbox.let_commit(session, &self.run, channels).await).await
     }
 
     /// Starts the writers, and makes their queues, one for each endpoint.

@@ -4,7 +4,7 @@
 //! the file's size. Where the fingerprint agrees and the modification time does not, the whole file's hash
 //! decides; it is stored when a load has finished.
 
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use super::parquet::PositionedFile;
 use crate::error::{Context, Result};
@@ -34,12 +34,12 @@ impl Fingerprint {
     pub fn of(file: &PositionedFile) -> Result<Self> {
         let size = file.size();
         let describe = || format!("read {} for its fingerprint", file.path().display());
-        let mut hasher = Xxh3::new();
-        hasher.update(&size.to_le_bytes());
+        let mut hasher = XxHash3_128::new();
+        hasher.write(&size.to_le_bytes());
         let tail = file
             .read_up_to(size.min(TAIL_BYTES_MAX) as usize, size - size.min(TAIL_BYTES_MAX))
             .or_failed(describe)?;
-        hasher.update(&tail);
+        hasher.write(&tail);
         let tail_starts = size - tail.len() as u64;
         for sample in 0..SAMPLES {
             // Spread evenly from the first block to the last.
@@ -47,12 +47,12 @@ impl Fingerprint {
                 / u128::from(SAMPLES - 1)) as u64;
             // A small file is all tail.
             match offset.checked_sub(tail_starts).and_then(|start| tail.get(start as usize..)) {
-                Some(rest) => hasher.update(&rest[..rest.len().min(SAMPLE_BYTES as usize)]),
-                None => hasher.update(&file.read_up_to(SAMPLE_BYTES as usize, offset).or_failed(describe)?),
+                Some(rest) => hasher.write(&rest[..rest.len().min(SAMPLE_BYTES as usize)]),
+                None => hasher.write(&file.read_up_to(SAMPLE_BYTES as usize, offset).or_failed(describe)?),
             }
         }
         Ok(Self {
-            content: format!("{:032x}", hasher.digest128()),
+            content: format!("{:032x}", hasher.finish_128()),
             size,
             modified_nanos: file.modified_nanos()?,
         })
@@ -69,7 +69,7 @@ pub fn full_hash(file: &PositionedFile) -> Result<String> {
 /// The hash of a whole file, taken step by step.
 pub struct FullHash<'a> {
     file: &'a PositionedFile,
-    hasher: Xxh3,
+    hasher: XxHash3_128,
     buffer: Vec<u8>,
     offset: u64,
 }
@@ -78,7 +78,7 @@ impl<'a> FullHash<'a> {
     /// Of nothing yet.
     pub fn new(file: &'a PositionedFile) -> Self {
         let length = READ_BYTES.min(usize::try_from(file.size()).unwrap_or(READ_BYTES));
-        Self { file, hasher: Xxh3::new(), buffer: vec![0; length], offset: 0 }
+        Self { file, hasher: XxHash3_128::new(), buffer: vec![0; length], offset: 0 }
     }
 
     /// Hashes a step further; gives the bytes of it, 0 at the end.
@@ -88,14 +88,14 @@ impl<'a> FullHash<'a> {
         self.file
             .read_exact_at(&mut self.buffer[..length], self.offset)
             .or_failed(|| format!("read {} for its hash", self.file.path().display()))?;
-        self.hasher.update(&self.buffer[..length]);
+        self.hasher.write(&self.buffer[..length]);
         self.offset += length as u64;
         Ok(length as u64)
     }
 
     /// The hash of all steps, in hexadecimal.
     pub fn hex(&self) -> String {
-        format!("{:032x}", self.hasher.digest128())
+        format!("{:032x}", self.hasher.finish_128())
     }
 }
 

@@ -6,6 +6,7 @@ mod isolate;
 mod message;
 
 use std::collections::HashMap;
+use std::hash::Hasher;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use futures::SinkExt;
 use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
+use twox_hash::XxHash3_64;
 
 pub use self::isolate::RefusedTuple;
 use self::message::{Message, Messages};
@@ -189,7 +191,10 @@ impl Writer {
         let PreparedTable { copy, ledger, .. } = self.prepared()?;
         self.execute("begin").await?;
         self.guard(watched).await?;
-        let copied = self.copy(copy, message_parts(block.segments.iter().cloned()), watched).await?;
+        // Hashed right before it is copied into a message: each read of a block that left the caches costs.
+        let mut checksum = XxHash3_64::new();
+        let tuples = block.segments.iter().cloned().inspect(|segment| checksum.write(segment));
+        let copied = self.copy(copy, message_parts(tuples), watched).await?;
         if copied != block.rows {
             let error = Error::failed(format!(
                 "COPY a block of {} rows into {}: the server took {copied} rows",
@@ -205,7 +210,7 @@ impl Writer {
             self.execute("set constraints all immediate").await?;
         }
         fail::fail_point!("block-copied", crate::fault::die);
-        ledger.record(&self.session, block, rejects, number).await?;
+        ledger.record(&self.session, block, checksum.finish(), rejects, number).await?;
         fail::fail_point!("block-recorded", crate::fault::die);
         watched.beat();
         self.commit_sent.store(true, Ordering::Relaxed);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use proptest::prelude::*;
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use super::*;
 use crate::source::UnitPart;
@@ -54,12 +54,12 @@ fn bytes_read(synthetic: &Arc<Synthetic>, part: UnitPart, batch_rows: usize) -> 
 /// A change here is another dataset: raise `GENERATOR_VERSION` with it.
 #[test]
 fn the_bytes_are_those_of_this_version() {
-    let hash = |dim| xxh3_64(&bytes_of(&Synthetic::new(options(1000, dim)).unwrap(), 0..1000));
+    let hash = |dim| XxHash3_64::oneshot(&bytes_of(&Synthetic::new(options(1000, dim)).unwrap(), 0..1000));
     let mut query = [0.0; 8];
     let channel = Synthetic::new(options(1, 8)).unwrap().write_query(3, &mut query);
     let query: Vec<u8> = query.iter().flat_map(|element| element.to_le_bytes()).collect();
     assert_eq!(
-        (hash(8), hash(128), channel, xxh3_64(&query)),
+        (hash(8), hash(128), channel, XxHash3_64::oneshot(&query)),
         (8505122118025315085, 4554255255386612687, 3, 1826365506794621543)
     );
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flate2::bufread::GzDecoder;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use super::scanner::UNIT_BYTES;
 use crate::error::{Context, Error, Result};
@@ -46,7 +46,7 @@ pub enum Compression {
 pub struct Stored {
     bytes: AtomicU64,
     /// Of a file; a stream is known by its units.
-    hasher: Option<Mutex<Xxh3>>,
+    hasher: Option<Mutex<XxHash3_128>>,
 }
 
 impl Stored {
@@ -58,7 +58,7 @@ impl Stored {
     /// Hash of the bytes of a file that were read so far, in hexadecimal.
     pub fn hash(&self) -> Option<String> {
         let hasher = self.hasher.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(format!("{:032x}", hasher.digest128()))
+        Some(format!("{:032x}", hasher.finish_128()))
     }
 }
 
@@ -85,7 +85,7 @@ impl TextInput {
             }
             Place::Synthetic => return Err(Error::bug("synthetic rows are read as text")),
         };
-        let hasher = matches!(place, Place::File(_)).then(|| Mutex::new(Xxh3::new()));
+        let hasher = matches!(place, Place::File(_)).then(|| Mutex::new(XxHash3_128::new()));
         let stored = Arc::new(Stored { bytes: AtomicU64::new(0), hasher });
         let mut raw = Counted { raw, stored: Arc::clone(&stored) };
         let mut magic = Vec::with_capacity(MAGIC_BYTES);
@@ -291,7 +291,7 @@ impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.raw.read(buffer)?;
         if let Some(hasher) = &self.stored.hasher {
-            hasher.lock().unwrap_or_else(PoisonError::into_inner).update(&buffer[..read]);
+            hasher.lock().unwrap_or_else(PoisonError::into_inner).write(&buffer[..read]);
         }
         self.stored.bytes.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use super::TextFormat;
 use super::cutter::{CsvCutter, FIELDS_MAX, Progress};
@@ -40,7 +40,7 @@ pub struct Scanner {
     /// What of the chunk is in no hash yet.
     hashed: usize,
     /// Of a unit; the units of a plain file need none, for its fingerprint and its own hash speak for them.
-    hasher: Option<Xxh3>,
+    hasher: Option<XxHash3_128>,
     position: Position,
     unit: u32,
     at_end: bool,
@@ -84,7 +84,7 @@ impl Scanner {
             from: 0,
             to: 0,
             hashed: 0,
-            hasher: is_stream.then(Xxh3::new),
+            hasher: is_stream.then(XxHash3_128::new),
             position: Position { byte: 0, line: 1, record: 1 },
             unit: 0,
             at_end: false,
@@ -137,9 +137,9 @@ impl Scanner {
         }
         self.hash();
         let hash =
-            self.hasher.as_ref().map_or_else(String::new, |hasher| format!("{:032x}", hasher.digest128()));
+            self.hasher.as_ref().map_or_else(String::new, |hasher| format!("{:032x}", hasher.finish_128()));
         if let Some(hasher) = &mut self.hasher {
-            hasher.reset();
+            *hasher = XxHash3_128::new();
         }
         let mut unit = TextUnit::new(self.unit, start, hash, buffer, &self.pool);
         self.unit += 1;
@@ -357,7 +357,7 @@ impl Scanner {
     /// Adds what was cut since the last call to the unit's hash.
     fn hash(&mut self) {
         if let Some(hasher) = &mut self.hasher {
-            hasher.update(&self.chunk[self.hashed..self.from]);
+            hasher.write(&self.chunk[self.hashed..self.from]);
         }
         self.hashed = self.from;
     }
