@@ -150,12 +150,8 @@ impl BlockWriter {
                 Err(failure) => failure,
             };
             let error = match failure.refusal {
-                // A session that is lost with the refusal finds nothing: a new one is refused again.
-                Some(_) if self.writer.is_none() && fruitless < FRUITLESS_MAX => {
-                    fruitless += 1;
-                    continue;
-                }
-                Some(_) if self.writer.is_none() => return Err(failure.error),
+                // Lost with the session that it was refused over: a new one is refused again, and can look for rows.
+                Some(_) if self.writer.is_none() => failure.error.transient(),
                 Some(_) => match self.take_out_refused(held, &mut refused).await {
                     Ok(0) if fruitless == FRUITLESS_MAX => return Err(failure.error),
                     Ok(found) => {

@@ -6,7 +6,7 @@ use std::io;
 use tokio_postgres::error::{DbError, ErrorPosition};
 
 use super::advice;
-use super::sqlstate::{Reaction, is_lost_node, reaction};
+use super::sqlstate::{Reaction, is_of_the_cluster, reaction};
 use crate::error::Error;
 
 /// Details and contexts may hold a whole row; a message needs its beginning.
@@ -130,7 +130,7 @@ pub(super) fn is_transient(error: &tokio_postgres::Error) -> bool {
     match error.as_db_error() {
         Some(server) => {
             let code = server.code().code();
-            reaction(code) == Reaction::Retry || is_lost_node(code, server.message())
+            reaction(code) == Reaction::Retry || is_of_the_cluster(code, server.message())
         }
         None => is_lost(error),
     }

@@ -48,14 +48,16 @@ pub fn reaction(code: &str) -> Reaction {
     listed.map_or(Reaction::Stop, |(_, reaction)| *reaction)
 }
 
-/// Whether a node of a cluster has lost another: Citus passes on what its connection said, as an internal error.
-pub fn is_lost_node(code: &str, message: &str) -> bool {
-    const SAID: [&str; 5] = [
+/// Whether an internal error of Citus is about its nodes and shards as they were just now, and not about rows: a node
+/// has lost another, of which it passes on what its connection said, or a shard was split while the statement waited.
+pub fn is_of_the_cluster(code: &str, message: &str) -> bool {
+    const SAID: [&str; 6] = [
         "server closed the connection unexpectedly",
         "connection not open",
         "connection has been closed unexpectedly",
         "could not receive data from server",
         "connection to server",
+        "could not find valid entry for shard",
     ];
     code == "XX000" && SAID.iter().any(|said| message.contains(said))
 }

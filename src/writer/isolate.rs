@@ -33,9 +33,7 @@ impl Writer {
         self.turn_to(self.endpoint.table_of(held.place)).await?;
         let tuples = held.block.tuples();
         let found = self.search(&tuples, most, watched).await;
-        if let Err(rollback) = self.session.batch_execute("rollback").await {
-            tracing::debug!("rollback after the search for refused rows: {rollback}");
-        }
+        self.roll_back().await;
         found
     }
 

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::ledger::blocks::{BlockLedger, Run, of_shard};
 use crate::ledger::rejects::RefusedRow;
 use crate::partition::HeldBlock;
-use crate::postgres::sqlstate::{Reaction, is_lost_node, reaction};
+use crate::postgres::sqlstate::{Reaction, is_of_the_cluster, reaction};
 use crate::postgres::watch::Watched;
 use crate::postgres::{Canceller, ServerError, Session};
 use crate::route::{CopyTable, Endpoint, Guard, ShardTable};
@@ -50,6 +50,9 @@ pub struct Writer {
     current: usize,
     /// COMMIT was sent for the block in hand.
     commit_sent: AtomicBool,
+    /// A COPY was refused before it began. tokio-postgres has sent one Sync too many then, and takes the answer to it
+    /// for that to the next statement (rust-postgres pull request 1337).
+    out_of_step: AtomicBool,
 }
 
 /// Statements for the blocks of one table.
@@ -99,8 +102,9 @@ impl Writer {
         session.query(commits, &[]).await.map_err(failed)?;
         session.batch_execute(&endpoint.settings).await.map_err(failed)?;
         let prepared = HashMap::new();
-        let commit_sent = AtomicBool::new(false);
-        let mut writer = Self { session, endpoint, run, source_ids, prepared, current: 0, commit_sent };
+        let (commit_sent, out_of_step) = (AtomicBool::new(false), AtomicBool::new(false));
+        let mut writer =
+            Self { session, endpoint, run, source_ids, prepared, current: 0, commit_sent, out_of_step };
         // A right that is missing shows before anything is read.
         if writer.endpoint.tables.len() == 1 {
             writer.turn_to(0).await?;
@@ -159,11 +163,18 @@ impl Writer {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
-        // The error that is reported is the first; a session that can't roll back is no longer used.
+        self.roll_back().await;
+        Err(failure)
+    }
+
+    /// After a failure, which is what is reported; a session that can't roll back is no longer used.
+    async fn roll_back(&self) {
+        if self.is_lost() {
+            return;
+        }
         if let Err(rollback) = self.session.batch_execute("rollback").await {
             tracing::debug!("rollback after a failed block: {rollback}");
         }
-        Err(failure)
     }
 
     /// Whether the last block's COMMIT was sent, so that an error leaves it open whether it took place.
@@ -171,9 +182,9 @@ impl Writer {
         self.commit_sent.load(Ordering::Relaxed)
     }
 
-    /// Whether the session is gone.
+    /// Whether the session is gone, or of no use any more.
     pub fn is_lost(&self) -> bool {
-        self.session.is_closed()
+        self.session.is_closed() || self.out_of_step.load(Ordering::Relaxed)
     }
 
     /// The session, between blocks.
@@ -257,7 +268,11 @@ impl Writer {
         data: impl IntoIterator<Item = Bytes>,
         watched: &Watched,
     ) -> Result<u64, WriteFailure> {
-        let sink = self.session.copy_in::<_, Message>(copy).await.map_err(|error| self.failure(error))?;
+        let sink = self.session.copy_in::<_, Message>(copy).await.map_err(|error| {
+            self.out_of_step.store(true, Ordering::Relaxed);
+            // The server has seen no row that could be at fault.
+            WriteFailure { refusal: None, ..self.failure(error) }
+        })?;
         let mut sink = pin!(sink);
         for message in Messages::new(data.into_iter(), MESSAGE_BYTES) {
             watched.beat();
@@ -289,7 +304,7 @@ impl Writer {
             // Citus passes on what a worker says against a row as an internal error.
             let is_passed_on = table.is_distributed
                 && server.code == "XX000"
-                && !is_lost_node(&server.code, &server.message);
+                && !is_of_the_cluster(&server.code, &server.message);
             reaction(&server.code) == Reaction::Isolate || is_passed_on
         });
         // What guards a shard does not know it either once it has moved or was split.

@@ -225,6 +225,43 @@ fn a_truncate_in_mid_load_is_noticed() {
 }
 
 #[test]
+fn a_split_that_a_copy_through_the_coordinator_waits_for_is_no_matter_of_rows() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let session = cluster.session(0);
+    migrate(cluster, "split_meanwhile", 64, 4);
+    let dir = tempfile::tempdir().expect("a directory");
+    let rows = Rows::new(20_000, 64).from(7_000_000);
+    let path = rows.write(dir.path(), "rows.parquet");
+    let load = || {
+        let load = cluster.load(&path, "split_meanwhile").with("--index", "none");
+        load.with("--route", "coordinator").with("--retry-for", "2m")
+    };
+    load().with("--limit", 10).run().exits(0);
+    let (shard, middle): (i64, i64) = {
+        let row = &session.rows(
+            "select shardid, (shardminvalue::bigint + shardmaxvalue::bigint) / 2 from pg_dist_shard
+             where logicalrelid = 'split_meanwhile'::regclass order by shardid",
+            &[],
+        )[0];
+        (row.get(0), row.get(1))
+    };
+    // The split is done, and not committed yet, when the first block comes.
+    let splitting = cluster.session(0);
+    splitting.run_on_shards(&format!(
+        "begin; select citus_split_shard_by_split_points({shard}, array['{middle}'],
+            (select array_agg(nodeid::integer order by nodeid) from pg_dist_node where groupid > 0), 'block_writes')"
+    ));
+    let running = load().start();
+    session.wait_until(
+        "exists (select from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'copy%split_meanwhile%')",
+    );
+    splitting.run("commit");
+    let told = running.outcome().exits(0).rows(19_990, 0, 10);
+    told.says(format!("could not find valid entry for shard {shard}")).says("trying again");
+    Rows::are_all_in(&[&rows], &session, "split_meanwhile");
+}
+
+#[test]
 fn a_route_that_can_not_be_taken_is_refused_with_the_reason() {
     let Some(cluster) = Cluster::shared() else { return };
     let session = cluster.session(0);
