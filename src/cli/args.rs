@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::pipeline::plan::IndexPolicy;
 use crate::pipeline::routing::RouteChoice;
-use crate::postgres::migrate::VectorType;
+use crate::postgres::migrate::{VectorPlace, VectorType};
 use crate::source::discover::SourceFormat;
 use crate::tune::IterativeScan;
 
@@ -220,6 +220,9 @@ pub(super) struct MigrateArguments {
     /// Type of the embeddings (default: vector)
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     pub vector_type: Option<VectorType>,
+    /// Where the embeddings of a new table lie (default: toast)
+    #[arg(long, value_enum, value_name = "PLACE")]
+    pub vectors: Option<VectorPlace>,
     /// Shards of the table, where Citus is installed (default: 32)
     #[arg(long, value_name = "N")]
     pub shards: Option<u32>,

@@ -42,6 +42,8 @@ pub(super) async fn run(context: &Context<'_>, arguments: MigrateArguments) -> R
             name: name.clone(),
             dim: arguments.dim.unwrap_or(file.dim),
             vector_type: arguments.vector_type.unwrap_or(file.vector_type),
+            vectors: arguments.vectors.unwrap_or(file.vectors),
+            vectors_are_given: arguments.vectors.is_some(),
             distribution: DistributionSpec {
                 shards: arguments.shards.unwrap_or(file.shards),
                 is_exact: arguments.shards.is_some(),

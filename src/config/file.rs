@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Result};
 use crate::pipeline::plan::IndexPolicy;
 use crate::pipeline::routing::RouteChoice;
-use crate::postgres::migrate::VectorType;
+use crate::postgres::migrate::{VectorPlace, VectorType};
 use crate::tune::IterativeScan;
 
 /// The file that is read when there is one and none is named.
@@ -70,6 +70,8 @@ pub struct MigrateSection {
     /// Type of the embeddings.
     #[serde(rename = "type")]
     pub vector_type: VectorType,
+    /// Where the embeddings lie.
+    pub vectors: VectorPlace,
     /// Shards, where Citus is.
     pub shards: u32,
 }
@@ -148,7 +150,7 @@ impl Default for EmbeddedSection {
 
 impl Default for MigrateSection {
     fn default() -> Self {
-        Self { dim: 1536, vector_type: VectorType::Vector, shards: 32 }
+        Self { dim: 1536, vector_type: VectorType::Vector, vectors: VectorPlace::Toast, shards: 32 }
     }
 }
 

@@ -14,6 +14,7 @@ use super::blocks::Run;
 use super::{START_LOCK, prepared};
 use crate::error::{Error, Result};
 use crate::postgres::catalog::{Distribution, Target};
+use crate::postgres::migrate::TOAST_TUPLE_TARGET_MAX;
 use crate::postgres::{QualifiedName, pg_error};
 
 const SCHEMA: &str = "vecload_ledger";
@@ -22,9 +23,6 @@ const SCHEMA: &str = "vecload_ledger";
 const COLUMNS: &str =
     "load_id, run, block, target, relfilenode, rows, source_ids, units, first_rows, last_rows,
     hash_lows, hash_highs, slice_rows, id_firsts, id_lasts, checksum, source_range, committed_at";
-
-/// The most there is: rows that fit a page are not compressed, for they live as long as their load.
-const TOAST_TUPLE_TARGET: u32 = 8160;
 
 /// A few rows in each shard: another connection costs more than it saves.
 const ONE_CONNECTION: &str = "set local citus.max_adaptive_executor_pool_size = 1";
@@ -65,6 +63,7 @@ impl Outbox {
         let failed = |error| pg_error("make the ledger's tables on the workers", error);
         let channel = target.column(&distribution.column);
         let channel = channel.ok_or_else(|| Error::bug("a distribution column that is not there"))?;
+        // Rows that fit a page are not compressed, for they live as long as their load.
         let blocks = format!(
             "create table if not exists {} (channel {} not null, load_id bigint not null, run integer not null,
                 block integer not null, target oid not null, relfilenode oid not null, rows bigint not null,
@@ -73,7 +72,7 @@ impl Outbox {
                 slice_rows bigint[] not null, id_firsts bigint[] not null, id_lasts bigint[] not null,
                 checksum bigint not null, source_range int8range not null,
                 committed_at timestamptz not null default clock_timestamp(),
-                primary key (channel, load_id, run, block)) with (toast_tuple_target = {TOAST_TUPLE_TARGET})",
+                primary key (channel, load_id, run, block)) with (toast_tuple_target = {TOAST_TUPLE_TARGET_MAX})",
             self.blocks.sql(),
             channel.type_name
         );

@@ -18,8 +18,7 @@ use crate::ledger::claim::{ClaimRequest, NamedSource, claim};
 use crate::ledger::settle::{Extent, commit_durably};
 use crate::partition::Partitions;
 use crate::postgres::catalog::{ServerVersions, Target};
-use crate::postgres::distribute::DistributionSpec;
-use crate::postgres::migrate::{TableSpec, VectorType, migrate_target};
+use crate::postgres::migrate::{TableSpec, migrate_target};
 use crate::postgres::types::TargetType;
 use crate::postgres::watch::Backend;
 use crate::postgres::{Session, SessionOptions};
@@ -94,12 +93,7 @@ async fn prepare(
             let (opened, mapping) = (Arc::clone(sources), request.mapping.clone());
             let memory = request.settings.memory;
             let dim = blocking(move || preflight::source_dimension(&opened, &mapping, memory)).await?;
-            let spec = TableSpec {
-                name: request.table.clone(),
-                dim,
-                vector_type: VectorType::Vector,
-                distribution: DistributionSpec::default(),
-            };
+            let spec = TableSpec::standard(request.table.clone(), dim);
             // The mapping is tried on the table as it will be, before it is made.
             plan_for(Target::standard(spec.name.clone(), TargetType::Vector(Some(dim)))).await?;
             let migrated = migrate_target(&control, &spec).await?;

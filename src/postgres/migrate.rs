@@ -17,6 +17,12 @@ const TABLE: &str = include_str!("../../migrations/target/03_table.sql");
 /// pgvector's limits on a column: 16,000 dimensions of either type.
 const DIM_MAX: usize = 16_000;
 
+/// The most there is: a row that fits a page stays in it whole (PostgreSQL manual, "CREATE TABLE", storage parameters).
+pub const TOAST_TUPLE_TARGET_MAX: u32 = 8160;
+
+/// Bytes of a vector that leave room for the rest of its row in a page.
+const INLINE_BYTES_MAX: usize = 8000;
+
 /// Longest name of a table that `migrate` creates.
 const NAME_BYTES_MAX: usize = 55;
 
@@ -33,6 +39,19 @@ pub enum VectorType {
     Halfvec,
 }
 
+/// Where the embeddings of a table lie.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum VectorPlace {
+    /// In the TOAST table, as pgvector has it.
+    #[default]
+    Toast,
+    /// In the row's own page, where the row fits one: loads faster; reading rows without their vectors gets slower.
+    Inline,
+}
+
 /// What the table should be.
 #[derive(Debug, Clone)]
 pub struct TableSpec {
@@ -42,8 +61,26 @@ pub struct TableSpec {
     pub dim: usize,
     /// Type of the embeddings.
     pub vector_type: VectorType,
+    /// Where they lie.
+    pub vectors: VectorPlace,
+    /// Whether a table that has them elsewhere is refused.
+    pub vectors_are_given: bool,
     /// How it is distributed, where Citus is.
     pub distribution: DistributionSpec,
+}
+
+impl TableSpec {
+    /// The table that is made where nothing else is asked for.
+    pub fn standard(name: QualifiedName, dim: usize) -> Self {
+        Self {
+            name,
+            dim,
+            vector_type: VectorType::default(),
+            vectors: VectorPlace::default(),
+            vectors_are_given: false,
+            distribution: DistributionSpec::default(),
+        }
+    }
 }
 
 /// What has become of the table.
@@ -63,6 +100,7 @@ pub async fn migrate_target(client: &Client, spec: &TableSpec) -> Result<Migrate
     if spec.dim == 0 || spec.dim > DIM_MAX {
         return Err(Error::refused(format!("{} dimensions; pgvector takes 1 to {DIM_MAX}", spec.dim)));
     }
+    can_lie_there(spec)?;
     // The sequence and the indexes add to the name, and the server cuts what is longer than 63 bytes.
     if spec.name.name.len() > NAME_BYTES_MAX {
         return Err(Error::refused(format!(
@@ -87,6 +125,7 @@ async fn find_or_create(client: &Client, spec: &TableSpec) -> Result<Migrated> {
     let existing = Target::find(client, &spec.name).await?;
     if let Some(existing) = &existing {
         fits(existing, spec)?;
+        lies_there(client, existing, spec).await?;
     }
     let plan = Plan::make(client, &spec.name, existing.as_ref(), &spec.distribution).await?;
     ensure_extension(client).await?;
@@ -128,8 +167,15 @@ async fn create(client: &Client, spec: &TableSpec) -> Result<QualifiedName> {
     for (setting, value) in settings {
         set(client, setting, &value).await?;
     }
-    // Both or none: what fails here is a refusal, and leaves nothing behind.
-    for statement in ["begin", SEQUENCE, TABLE, "commit"] {
+    // Before the table is distributed, or its shards would not have it.
+    let place = match spec.vectors {
+        VectorPlace::Toast => String::new(),
+        VectorPlace::Inline => {
+            format!("alter table {} set (toast_tuple_target = {TOAST_TUPLE_TARGET_MAX})", name.sql())
+        }
+    };
+    // All or none: what fails here is a refusal, and leaves nothing behind.
+    for statement in ["begin", SEQUENCE, TABLE, &place, "commit"] {
         if let Err(error) = client.batch_execute(statement).await {
             if let Err(rollback) = client.batch_execute("rollback").await {
                 tracing::debug!("rollback: {rollback}");
@@ -217,4 +263,45 @@ fn fits(target: &Target, spec: &TableSpec) -> Result<()> {
             table.sql()
         ))),
     }
+}
+
+/// Refuses vectors in line that no page holds.
+fn can_lie_there(spec: &TableSpec) -> Result<()> {
+    let (element_bytes, other) = match spec.vector_type {
+        VectorType::Vector => (4, ", or --type halfvec, of half the size"),
+        VectorType::Halfvec => (2, ""),
+    };
+    let bytes = 8 + spec.dim * element_bytes;
+    if spec.vectors == VectorPlace::Toast || bytes <= INLINE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "vectors of {} dimensions take {bytes} bytes, and in line {INLINE_BYTES_MAX} at most",
+        spec.dim
+    ))
+    .hint(format!("leave them in TOAST (--vectors toast){other}")))
+}
+
+/// Refuses an existing table whose vectors lie elsewhere than is asked for.
+async fn lies_there(client: &Client, target: &Target, spec: &TableSpec) -> Result<()> {
+    if !spec.vectors_are_given {
+        return Ok(());
+    }
+    let sql = "select exists (select from pg_class, pg_options_to_table(reloptions)
+        where oid = $1 and option_name = 'toast_tuple_target' and option_value::integer >= $2)";
+    let row = client.query_one(sql, &[&target.oid, &(INLINE_BYTES_MAX as i32)]).await;
+    let row = row.map_err(|error| pg_error(format!("look up options of table {}", target.name), error))?;
+    let (found, is, action) = match row.get(0) {
+        true => (VectorPlace::Inline, "in line", "reset (toast_tuple_target)".to_owned()),
+        false => {
+            (VectorPlace::Toast, "in TOAST", format!("set (toast_tuple_target = {TOAST_TUPLE_TARGET_MAX})"))
+        }
+    };
+    if found == spec.vectors {
+        return Ok(());
+    }
+    Err(Error::refused(format!("table {} exists and has its vectors {is}", target.name)).hint(format!(
+        "leave out --vectors; or, for the rows that come from now on: ALTER TABLE {} {action};",
+        target.name.sql()
+    )))
 }

@@ -78,6 +78,38 @@ fn another_dimension_or_type_than_the_tables_is_refused_naming_both() {
 }
 
 #[test]
+fn vectors_lie_in_line_where_that_is_asked_for_and_a_page_holds_them() {
+    let db = Db::new();
+    let with = |words: &[&str]| migrate(&db, &[&["--dim", "1536", "--no-index"], words].concat());
+    with(&["--table", "a"]).exits(0);
+    with(&["--table", "b", "--vectors", "inline"]).exits(0);
+    // What is in TOAST takes a pointer in its row.
+    for (table, pages) in [("a", 1), ("b", 20)] {
+        db.run(&format!(
+            "insert into {table} (channel_id, user_id, content, embedding)
+             select 1, 1, 'short', (select array_agg(random()) from generate_series(1, 1536) where n > 0)::vector
+             from generate_series(1, 20) n"
+        ));
+        assert_eq!(db.one::<i64>(&format!("select pg_relation_size('{table}') / 8192")), pages, "{table}");
+    }
+    // A row that no page holds is stored all the same.
+    db.run(
+        "insert into b (channel_id, user_id, content, embedding)
+         select 1, 1, string_agg(md5(i::text), ''), (select embedding from b limit 1) from generate_series(1, 400) i",
+    );
+    with(&["--table", "b"]).exits(0);
+    with(&["--table", "b", "--vectors", "inline"]).exits(0);
+    with(&["--table", "b", "--vectors", "toast"]).exits(2).says("in line").says("reset (toast_tuple_target)");
+    with(&["--table", "a", "--vectors", "inline"])
+        .exits(2)
+        .says("in TOAST")
+        .says("toast_tuple_target = 8160");
+    let words = ["--dim", "3072", "--table", "c", "--vectors", "inline"];
+    migrate(&db, &words).exits(2).says("take 12296 bytes").says("halfvec");
+    assert!(!db.one::<bool>("select to_regclass('c') is not null"), "refused before anything is made");
+}
+
+#[test]
 fn many_dimensions_are_indexed_as_half_vectors_and_too_many_not_at_all() {
     let db = Db::new();
     let index_of = |dim: &str, kind: &str, table: &str| {

@@ -19,6 +19,29 @@ fn kept(session: &Session, table: &str) -> Vec<String> {
 }
 
 #[test]
+fn shards_have_their_vectors_in_line_where_the_table_has() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let words = [
+        "migrate",
+        "--dim",
+        "1536",
+        "--shards",
+        "4",
+        "--no-index",
+        "--vectors",
+        "inline",
+        "--table",
+        "lined",
+    ];
+    cluster.vecload(&words).exits(0);
+    let shards = "select count(*) from run_command_on_shards('lined',
+        'select reloptions from pg_class where oid = ''%s''::regclass')
+        where result = '{toast_tuple_target=8160}'";
+    assert_eq!(cluster.session(0).one::<i64>(shards), 4);
+    cluster.vecload(&words).exits(0);
+}
+
+#[test]
 fn a_table_with_rows_is_distributed_when_asked_with_its_rows_its_options_and_its_ledger() {
     let Some(cluster) = Cluster::shared() else { return };
     let session = cluster.session(0);
