@@ -282,7 +282,7 @@ fn can_lie_there(spec: &TableSpec) -> Result<()> {
     .hint(format!("leave them in TOAST (--vectors toast){other}")))
 }
 
-/// Refuses an existing table whose vectors lie elsewhere than is asked for.
+/// Refuses an existing table that is not made for what is asked for.
 async fn lies_there(client: &Client, target: &Target, spec: &TableSpec) -> Result<()> {
     if !spec.vectors_are_given {
         return Ok(());
@@ -292,15 +292,17 @@ async fn lies_there(client: &Client, target: &Target, spec: &TableSpec) -> Resul
     let row = client.query_one(sql, &[&target.oid, &(INLINE_BYTES_MAX as i32)]).await;
     let row = row.map_err(|error| pg_error(format!("look up options of table {}", target.name), error))?;
     let (found, is, action) = match row.get(0) {
-        true => (VectorPlace::Inline, "in line", "reset (toast_tuple_target)".to_owned()),
-        false => {
-            (VectorPlace::Toast, "in TOAST", format!("set (toast_tuple_target = {TOAST_TUPLE_TARGET_MAX})"))
-        }
+        true => (VectorPlace::Inline, "is made", "reset (toast_tuple_target)".to_owned()),
+        false => (
+            VectorPlace::Toast,
+            "is not made",
+            format!("set (toast_tuple_target = {TOAST_TUPLE_TARGET_MAX})"),
+        ),
     };
     if found == spec.vectors {
         return Ok(());
     }
-    Err(Error::refused(format!("table {} exists and has its vectors {is}", target.name)).hint(format!(
+    Err(Error::refused(format!("table {} exists and {is} for vectors in line", target.name)).hint(format!(
         "leave out --vectors; or, for the rows that come from now on: ALTER TABLE {} {action};",
         target.name.sql()
     )))

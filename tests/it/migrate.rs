@@ -99,10 +99,13 @@ fn vectors_lie_in_line_where_that_is_asked_for_and_a_page_holds_them() {
     );
     with(&["--table", "b"]).exits(0);
     with(&["--table", "b", "--vectors", "inline"]).exits(0);
-    with(&["--table", "b", "--vectors", "toast"]).exits(2).says("in line").says("reset (toast_tuple_target)");
+    with(&["--table", "b", "--vectors", "toast"])
+        .exits(2)
+        .says("is made for vectors in line")
+        .says("reset (toast_tuple_target)");
     with(&["--table", "a", "--vectors", "inline"])
         .exits(2)
-        .says("in TOAST")
+        .says("is not made for vectors in line")
         .says("toast_tuple_target = 8160");
     let words = ["--dim", "3072", "--table", "c", "--vectors", "inline"];
     migrate(&db, &words).exits(2).says("take 12296 bytes").says("halfvec");
