@@ -12,10 +12,14 @@ pub fn vector_field_bytes(dim: usize, element_bytes: usize) -> usize {
 /// Appends a field with a `vector`.
 pub fn put_vector(out: &mut Vec<u8>, values: &[f32]) {
     put_head(out, values.len(), 4);
-    let start = out.len();
-    out.resize(start + values.len() * 4, 0);
-    for (target, value) in out[start..].chunks_exact_mut(4).zip(values) {
-        target.copy_from_slice(&value.to_bits().to_be_bytes());
+    // Swapped in a register's reach and appended: room that is zeroed first is written twice.
+    let mut swapped = [[0; 4]; 64];
+    for chunk in values.chunks(64) {
+        let swapped = &mut swapped[..chunk.len()];
+        for (target, value) in swapped.iter_mut().zip(chunk) {
+            *target = value.to_bits().to_be_bytes();
+        }
+        out.extend_from_slice(swapped.as_flattened());
     }
 }
 

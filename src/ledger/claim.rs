@@ -14,7 +14,7 @@ use super::known::{
     SOURCES_PER_STATEMENT, exact, full_hashes, known_sources, likely, note_times, same_content,
     unchanged_since_interrupted,
 };
-use super::outbox::take_in;
+use super::outbox::{Prepared, take_in};
 use super::takeover::take_over;
 use super::units::KnownUnits;
 use super::{ALIVE_LOCK, START_LOCK};
@@ -118,7 +118,8 @@ pub async fn claim(
         take_over(&transaction, *load_id).await?;
     }
     if target.citus.is_some() && !unfinished.is_empty() {
-        take_in(&transaction, &unfinished.iter().copied().collect::<Vec<_>>()).await?;
+        let unfinished: Vec<i64> = unfinished.iter().copied().collect();
+        take_in(&transaction, &unfinished, Prepared::Anything).await?;
     }
     finish_compactions(&transaction, &choices).await?;
     let mut claim = Claim::nothing();

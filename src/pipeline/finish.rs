@@ -11,10 +11,11 @@ use super::plan::{LoadPlan, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::compaction::compact;
 use crate::ledger::generations;
-use crate::ledger::outbox::take_in_own;
+use crate::ledger::outbox::{Prepared as MayBe, take_in_own};
 use crate::ledger::settle::{self, Extent, balance, finish_load, flush};
 use crate::postgres::catalog::Target;
 use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
+use crate::route::Route;
 use crate::source::Place;
 use crate::source::fingerprint::{Fingerprint, full_hash};
 use crate::source::parquet::PositionedFile;
@@ -24,6 +25,10 @@ use crate::source::parquet::PositionedFile;
 pub(super) async fn complete_sources(load: &Prepared, hashing: &mut Hashing) -> Result<Option<Error>> {
     let ids = load.source_ids();
     let run = load.claim.run;
+    let may_be = match load.routing.route {
+        Route::Shards if !load.control.was_lost() => MayBe::Nothing,
+        _ => MayBe::Anything,
+    };
     let (balances, _) = load
         .control
         .run(async |session| {
@@ -32,7 +37,7 @@ pub(super) async fn complete_sources(load: &Prepared, hashing: &mut Hashing) -> 
                 flush(session, run).await?;
             }
             if let Some(run) = run.filter(|_| load.plan.target.citus.is_some()) {
-                take_in_own(session, &run).await?;
+                take_in_own(session, &run, may_be).await?;
             }
             balance(session, &ids, None).await
         })
@@ -81,14 +86,14 @@ pub(super) async fn complete_sources(load: &Prepared, hashing: &mut Hashing) -> 
     let target = &load.plan.target;
     load.control
         .run(async |session| {
-            let now = Target::look_up(session, &target.name).await?.filter(|now| now.oid == target.oid);
-            let Some(now) = now else {
+            let Some(relfilenode) = target.storage_now(session).await? else {
                 return Err(Error::failed(format!(
                     "table {} was dropped or replaced during the load",
                     target.name
                 ))
                 .hint("load again; the ledger counts for the table that is gone"));
             };
+            let now = Target { relfilenode, ..target.clone() };
             generations::check(session, &now, id_column, &ids).await
         })
         .await?;
@@ -210,7 +215,9 @@ async fn take_in_rest(load: &Prepared, has_failed: bool) {
     let Some(run) = load.claim.run.filter(|_| has_failed && load.plan.target.citus.is_some()) else {
         return;
     };
-    if let Err(error) = load.control.run(async |session| take_in_own(session, &run).await).await {
+    if let Err(error) =
+        load.control.run(async |session| take_in_own(session, &run, MayBe::Anything).await).await
+    {
         tracing::warn!("the ledger's rows on the workers are left to the next run: {error}");
     }
 }

@@ -241,8 +241,8 @@ impl Attempt {
         })
     }
 
-    /// Opens all sessions: nothing is read before there is somewhere for it to go. A server takes its time to start
-    /// one, so they are all started at once.
+    /// Opens all sessions but that for rejects, which few loads have: nothing is read before there is somewhere for it to
+    /// go. A server takes its time to start one, so they are all started at once.
     async fn open_sessions(
         &self,
         source_ids: &Arc<[i64]>,
@@ -285,26 +285,23 @@ impl Attempt {
                 };
                 async move { writer.open().await.map(|()| (endpoint_index, writer)) }
             }));
-        let steady = |watched: Arc<Watched>| Steady::open(self.connector.clone(), watched, "");
         let ids = OptionFuture::from(self.plan.ids.as_ref().map(|ids| {
-            let opening = steady(watch(Watched::new("ids")));
+            let opening = Steady::open(self.connector.clone(), watch(Watched::new("ids")), "");
             let rows = self.plan.rows().unwrap_or(u64::MAX);
             async move {
                 let session = opening.await?;
                 Ok::<_, Error>(IdPool::new(session, ids.sequence.clone(), ids.width, rows))
             }
         }));
-        let rejects = steady(watch(Watched::new("rejects")));
+        let rejects = Steady::when_needed(self.connector.clone(), watch(Watched::new("rejects")), "");
         let has_units = self.plan.sources.iter().any(|source| source.extent().is_none());
         // A unit comes before its rows in the server's log, so it is there if they are; small files have one each.
         let lazily = if self.asynchronous { "set synchronous_commit = off" } else { "" };
         let units = OptionFuture::from(
             has_units.then(|| Steady::open(self.connector.clone(), watch(Watched::new("units")), lazily)),
         );
-        let (writers, ids, rejects, units) =
-            tokio::try_join!(writers, async { ids.await.transpose() }, rejects, async {
-                units.await.transpose()
-            })?;
+        let (writers, ids, units) =
+            tokio::try_join!(writers, async { ids.await.transpose() }, async { units.await.transpose() })?;
         Ok(Sessions { watched, writers, ids, rejects, units })
     }
 }

@@ -1,6 +1,5 @@
 //! The choice of the way that blocks take.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -179,25 +178,18 @@ async fn shards(
     }
     let least = if plan.settings.are_writers_given { 1 } else { WRITERS_EACH };
     let writers_each = plan.settings.writers.div_ceil(map.nodes.len().max(1)).max(least);
-    if let Some(what) = why_not_writable(control, connect, target, map, writers_each as i64).await? {
-        return Ok(Err(Refusal { what, may_pass: true }));
-    }
-    let outbox = match Outbox::prepare(control, target, distribution).await {
-        Ok(outbox) => outbox,
-        Err(error) if error.is_transient() => return Err(error),
-        Err(error) => {
-            // Citus makes no table of a colocation group while one of its shards moves.
-            let what = error.to_string();
-            let may_pass = what.contains("could not acquire the lock required");
-            return Ok(Err(Refusal { what, may_pass }));
-        }
+    let looks = look_at_nodes(connect, target, map, writers_each as i64);
+    let (looks, outbox) = tokio::join!(looks, outbox(control, target, distribution));
+    let identities = match looks.into_iter().collect::<Result<Vec<String>, String>>() {
+        Ok(identities) => identities,
+        Err(what) => return Ok(Err(Refusal { what, may_pass: true })),
     };
-    if !outbox.is_writable(control).await? {
-        return Ok(Err(Refusal::of(format!(
-            "this role may not write the ledger's tables on the workers, for which it needs: \
-             grant select, insert, update, delete on {}, {} to the role",
-            outbox.blocks, outbox.fences
-        ))));
+    let outbox = match outbox? {
+        Ok(outbox) => outbox,
+        Err(why_not) => return Ok(Err(why_not)),
+    };
+    if let Some(what) = leads_elsewhere(control, &outbox.fences, map, &channels, &identities).await {
+        return Ok(Err(Refusal { what, may_pass: true }));
     }
     let books = [Outbox::oid(control, &outbox.blocks).await?, Outbox::oid(control, &outbox.fences).await?];
     let blocks = ShardMap::read(control, books[0]).await?;
@@ -224,32 +216,72 @@ async fn shards(
     routing.map(Ok).ok_or_else(|| Error::bug("a map of shards that covers too little"))
 }
 
-/// Why a node can't be written from here, if one can't.
-async fn why_not_writable(
+/// The ledger's tables on the workers, made and writable.
+async fn outbox(
     control: &Client,
+    target: &Target,
+    distribution: &Distribution,
+) -> Result<Result<Outbox, Refusal>> {
+    let outbox = match Outbox::prepare(control, target, distribution).await {
+        Ok(outbox) => outbox,
+        Err(error) if error.is_transient() => return Err(error),
+        Err(error) => {
+            // Citus makes no table of a colocation group while one of its shards moves.
+            let what = error.to_string();
+            let may_pass = what.contains("could not acquire the lock required");
+            return Ok(Err(Refusal { what, may_pass }));
+        }
+    };
+    if !outbox.is_writable(control).await? {
+        return Ok(Err(Refusal::of(format!(
+            "this role may not write the ledger's tables on the workers, for which it needs: \
+             grant select, insert, update, delete on {}, {} to the role",
+            outbox.blocks, outbox.fences
+        ))));
+    }
+    Ok(Ok(outbox))
+}
+
+/// Whether each node can be written from here: its system identifier, or why it can't.
+async fn look_at_nodes(
     connect: &ConnectSettings,
     target: &Target,
     map: &ShardMap,
     writers: i64,
-) -> Result<Option<String>> {
-    let looks = map.nodes.iter().map(async |node| {
+) -> Vec<Result<String, String>> {
+    join_all(map.nodes.iter().map(async |node| {
         // Within the time after which a session that waits is taken for lost.
         let look = can_write(connect, node, target, map, writers);
         tokio::time::timeout(REACH_MAX, look).await.unwrap_or_else(|_elapsed| {
             Err(format!("node {node} can't be reached from here: no answer within {} s", REACH_MAX.as_secs()))
         })
+    }))
+    .await
+}
+
+/// Whether a name like localhost leads elsewhere from here, where `identities` were found, than from the coordinator:
+/// that one's server answers a query for a shard that is on it, over a connection that Citus has open already.
+async fn leads_elsewhere(
+    control: &Client,
+    fences: &QualifiedName,
+    map: &ShardMap,
+    channels: &[i64],
+    identities: &[String],
+) -> Option<String> {
+    let asked = map.nodes.iter().zip(identities).enumerate().map(async |(number, (node, identity))| {
+        let index = map.shards.iter().position(|shard| shard.node == number)?;
+        let sql = format!(
+            "select (select system_identifier::text from pg_control_system()), count(*) from {} where channel = {}",
+            fences.sql(),
+            channels[index]
+        );
+        // A node that the coordinator does not reach is an error soon enough.
+        let known: String = control.query_one(&sql, &[]).await.ok()?.get(0);
+        (known != *identity).then(|| {
+            format!("under the name {node} this machine reaches another server than the coordinator does")
+        })
     });
-    let (known, looks) = tokio::join!(identities(control), join_all(looks));
-    let known = known?;
-    let why_not = |(node, look): (&Node, Result<String, String>)| match look {
-        // A name like localhost leads elsewhere from here than from the coordinator.
-        Ok(identity) if known.get(&node.to_string()).is_some_and(|known| *known != identity) => Some(
-            format!("under the name {node} this machine reaches another server than the coordinator does"),
-        ),
-        Ok(_) => None,
-        Err(what) => Some(what),
-    };
-    Ok(map.nodes.iter().zip(looks).find_map(why_not))
+    join_all(asked).await.into_iter().flatten().next()
 }
 
 /// Whether this machine reaches a node, and this role may write there. Gives the server's system identifier.
@@ -292,15 +324,6 @@ async fn can_write(
     Ok(row.get(2))
 }
 
-/// Which server the coordinator reaches under each worker's name.
-async fn identities(control: &Client) -> Result<HashMap<String, String>> {
-    let sql = "select nodename || ':' || nodeport, result from run_command_on_workers(
-        'select system_identifier from pg_control_system()') where success";
-    let rows = control.query(sql, &[]).await;
-    let rows = rows.map_err(|error| pg_error("ask the workers who they are", error))?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-}
-
 /// Connections that a server has free, as SQL.
 const FREE: &str =
     "current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
@@ -310,10 +333,9 @@ const FREE: &str =
 /// Refuses to go on where the table is another one by now.
 pub(super) async fn still_the_target(control: &Client, plan: &LoadPlan) -> Result<()> {
     let target = &plan.target;
-    let now = Target::look_up(control, &target.name).await?;
-    match now.is_some_and(|now| now.oid == target.oid) {
-        true => Ok(()),
-        false => Err(Error::failed(format!("table {} was dropped or replaced during the load", target.name))
+    match target.storage_now(control).await? {
+        Some(_) => Ok(()),
+        None => Err(Error::failed(format!("table {} was dropped or replaced during the load", target.name))
             .hint("what was committed stays in the table that had the name; load again to fill the new one")),
     }
 }

@@ -53,9 +53,14 @@ pub struct Steady {
 impl Steady {
     /// Opens the session with these settings.
     pub async fn open(connector: Connector, watched: Arc<Watched>, settings: &'static str) -> Result<Self> {
-        let mut steady = Self { connector, watched, settings, session: None };
+        let mut steady = Self::when_needed(connector, watched, settings);
         steady.run(async |_: &mut Session| Ok(())).await?;
         Ok(steady)
+    }
+
+    /// A session that is opened by the first work for it.
+    pub fn when_needed(connector: Connector, watched: Arc<Watched>, settings: &'static str) -> Self {
+        Self { connector, watched, settings, session: None }
     }
 
     /// The end of the attempt.

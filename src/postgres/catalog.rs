@@ -197,6 +197,14 @@ impl Target {
         }))
     }
 
+    /// Its storage as it is now; `None` if it was dropped, or another table has its name.
+    pub async fn storage_now(&self, client: &Client) -> Result<Option<u32>> {
+        let sql = format!("select {} where to_regclass($2)::oid = $1::oid", storage_sql("$1"));
+        let row = client.query_opt(&sql, &[&self.oid, &self.name.sql()]).await;
+        let row = row.map_err(|error| pg_error(format!("look up table {}", self.name), error))?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
     /// The table that `migrations/target` creates, before it is there: for trying a mapping on.
     pub fn standard(name: QualifiedName, embedding: TargetType) -> Self {
         let column = |name: &str, target_type: TargetType, has_default: bool| TargetColumn {

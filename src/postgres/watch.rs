@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::{ConnectSettings, Session, SessionOptions, pg_error};
 use crate::error::{Error, Result};
@@ -31,10 +31,15 @@ pub struct Backend {
 impl Backend {
     /// The backend of a session.
     pub async fn of(session: &Session) -> Result<Self> {
-        let sql = "select backend_start::text from pg_stat_activity where pid = pg_backend_pid()";
-        let row = session.query_one(sql, &[]).await;
-        let row = row.map_err(|error| session.error("look up a session's backend", error))?;
-        Ok(Self { pid: session.backend_pid(), started: row.get(0) })
+        // The function behind pg_stat_activity: the view takes milliseconds to plan in a fresh session.
+        let sql = "select backend_start from pg_stat_get_activity(pg_backend_pid())";
+        let told = session.simple_query(sql).await;
+        let told = told.map_err(|error| session.error("look up a session's backend", error))?;
+        let started = told.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        Ok(Self { pid: session.backend_pid(), started })
     }
 
     /// Ends the backend, and waits until it is gone: from then on nothing that it was told can happen any more.

@@ -9,6 +9,10 @@ use crate::postgres::{QualifiedName, quote_ident};
 
 use self::shards::{Node, Shard, ShardMap};
 
+/// For writers into shards: their statements have one plan each, and a shard sees few blocks; by default the first five
+/// are planned anew.
+const PLAN_ONCE: &str = "set plan_cache_mode = force_generic_plan";
+
 /// Which way blocks take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -58,17 +62,16 @@ pub struct ShardTable {
 }
 
 impl ShardTable {
-    /// Whether the shard is on this node, belongs to the table of the name `$1`, and has the hashes that the map says.
-    pub fn place_sql(&self) -> String {
-        let Shard { id, low, high, .. } = &self.shard;
-        format!(
-            "select exists (
-                 select from pg_dist_shard s join pg_dist_placement p using (shardid)
-                 where s.shardid = {id} and s.logicalrelid = to_regclass($1)::oid
-                     and s.shardminvalue::integer = {low} and s.shardmaxvalue::integer = {high}
-                     and p.groupid = (select groupid from pg_dist_local_group))"
-        )
-    }
+    /// The lock that movers take: 5 is ShareLock, which writers that Citus knows of take. `$1` is the shard.
+    pub const LOCK_SQL: &str = "select lock_shard_metadata(5, array[$1::bigint])";
+
+    /// Whether the shard `$1` is on this node, belongs to the table of the name `$2`, and has the hashes from `$3` to
+    /// `$4`.
+    pub const PLACE_SQL: &str = "select exists (
+        select from pg_dist_shard s join pg_dist_placement p using (shardid)
+        where s.shardid = $1 and s.logicalrelid = to_regclass($2)::oid
+            and s.shardminvalue::integer = $3 and s.shardmaxvalue::integer = $4
+            and p.groupid = (select groupid from pg_dist_local_group))";
 }
 
 /// What excludes moves and splits of a shard.
@@ -198,7 +201,7 @@ impl Routing {
         let endpoint = |node: &Node| Endpoint {
             node: Some(node.clone()),
             tables: tables.clone(),
-            settings: String::new(),
+            settings: PLAN_ONCE.into(),
         };
         Some(Self {
             route: Route::Shards,

@@ -46,6 +46,8 @@ pub struct Writer {
     source_ids: Arc<[i64]>,
     /// What is prepared for each table that blocks have gone into.
     prepared: HashMap<usize, PreparedTable>,
+    /// Where blocks go into shards.
+    guards: Option<PreparedGuards>,
     /// The table of the block in hand.
     current: usize,
     /// COMMIT was sent for the block in hand.
@@ -58,11 +60,15 @@ pub struct Writer {
 /// Statements for the blocks of one table.
 struct PreparedTable {
     copy: Statement,
-    /// A COPY of no row that keeps the shard where it is.
-    guard: Option<Statement>,
-    /// Whether the shard is where the map has it.
-    place: Option<Statement>,
     ledger: BlockLedger,
+}
+
+/// Statements that are the same for all shards of an endpoint.
+struct PreparedGuards {
+    /// What keeps a shard where it is until the end of the transaction.
+    guard: Statement,
+    /// Whether a shard is where the map has it.
+    place: Statement,
 }
 
 /// A block that was not acknowledged.
@@ -101,10 +107,33 @@ impl Writer {
         let failed = |error| session.error("set up a writer's session", error);
         session.query(commits, &[]).await.map_err(failed)?;
         session.batch_execute(&endpoint.settings).await.map_err(failed)?;
+        let guards = match endpoint.tables.first() {
+            Some(CopyTable { shard: Some(ShardTable { guard, .. }), .. }) => {
+                let guard = match guard {
+                    Guard::Lock => ShardTable::LOCK_SQL,
+                    Guard::EmptyCopy(sql) => sql,
+                };
+                let guard = session.prepare(guard).await.map_err(failed)?;
+                Some(PreparedGuards {
+                    guard,
+                    place: session.prepare(ShardTable::PLACE_SQL).await.map_err(failed)?,
+                })
+            }
+            _ => None,
+        };
         let prepared = HashMap::new();
         let (commit_sent, out_of_step) = (AtomicBool::new(false), AtomicBool::new(false));
-        let mut writer =
-            Self { session, endpoint, run, source_ids, prepared, current: 0, commit_sent, out_of_step };
+        let mut writer = Self {
+            session,
+            endpoint,
+            run,
+            source_ids,
+            prepared,
+            guards,
+            current: 0,
+            commit_sent,
+            out_of_step,
+        };
         // A right that is missing shows before anything is read.
         if writer.endpoint.tables.len() == 1 {
             writer.turn_to(0).await?;
@@ -121,17 +150,9 @@ impl Writer {
         let table = &self.endpoint.tables[index];
         let failed = |error| of_shard(table, format!("prepare COPY into {}", table.table), error);
         let copy = self.session.prepare(&table.copy_sql).await.map_err(failed)?;
-        let guard = match table.shard.as_ref().map(|shard| &shard.guard) {
-            Some(Guard::EmptyCopy(sql)) => Some(self.session.prepare(sql).await.map_err(failed)?),
-            _ => None,
-        };
-        let place = match &table.shard {
-            Some(shard) => Some(self.session.prepare(&shard.place_sql()).await.map_err(failed)?),
-            None => None,
-        };
         let ledger =
             BlockLedger::prepare(&self.session, self.run, Arc::clone(&self.source_ids), table).await?;
-        self.prepared.insert(index, PreparedTable { copy, guard, place, ledger });
+        self.prepared.insert(index, PreparedTable { copy, ledger });
         Ok(())
     }
 
@@ -199,7 +220,7 @@ impl Writer {
         number: i32,
         watched: &Watched,
     ) -> Result<(), WriteFailure> {
-        let PreparedTable { copy, ledger, .. } = self.prepared()?;
+        let PreparedTable { copy, ledger } = self.prepared()?;
         self.execute("begin").await?;
         self.guard(watched).await?;
         // Hashed right before it is copied into a message: each read of a block that left the caches costs.
@@ -233,22 +254,24 @@ impl Writer {
     /// Keeps the shard of the block in hand where it is until the end of the transaction.
     async fn guard(&self, watched: &Watched) -> Result<(), WriteFailure> {
         let Some(ShardTable { shard, guard, .. }) = &self.table().shard else { return Ok(()) };
-        let prepared = self.prepared()?;
-        match (guard, &prepared.guard) {
-            (Guard::Lock, _) => {
-                // 5 is ShareLock, which writers that Citus knows of take.
-                let lock = format!("select lock_shard_metadata(5, array[{}])", shard.id);
-                self.session.query(&lock, &[]).await.map_err(|error| self.failure(error))?;
+        let Some(prepared) = &self.guards else { return Err(Error::bug("no guard is prepared").into()) };
+        match guard {
+            Guard::Lock => {
+                self.session
+                    .query(&prepared.guard, &[&shard.id])
+                    .await
+                    .map_err(|error| self.failure(error))?;
             }
-            (Guard::EmptyCopy(_), Some(copy)) => {
-                self.copy(copy, message_parts(std::iter::empty()), watched).await?;
+            Guard::EmptyCopy(_) => {
+                self.copy(&prepared.guard, message_parts(std::iter::empty()), watched).await?;
             }
-            (Guard::EmptyCopy(_), None) => return Err(Error::bug("a guard that is not prepared").into()),
         }
         // The table may be there still after a move, with old rows that refuse new ones.
-        let Some(place) = &prepared.place else { return Err(Error::bug("no place to look for").into()) };
-        let target = &self.table().target;
-        let here = self.session.query_one(place, &[target]).await.map_err(|error| self.failure(error))?;
+        let here = self
+            .session
+            .query_one(&prepared.place, &[&shard.id, &self.table().target, &shard.low, &shard.high])
+            .await
+            .map_err(|error| self.failure(error))?;
         match here.get(0) {
             true => Ok(()),
             false => {
