@@ -141,7 +141,7 @@ impl Outbox {
 /// What may still be prepared on the workers of rows that are to be taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prepared {
-    /// Nothing: writers have committed on one node each, and no session was lost.
+    /// Nothing: no session was lost, and none was warned of a commit that has not reached a node.
     Nothing,
     /// Anything; it is waited for, which takes a connection to every node.
     Anything,

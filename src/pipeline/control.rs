@@ -30,6 +30,7 @@ pub(super) struct Control {
     watched: Arc<Watched>,
     inner: Mutex<Inner>,
     was_lost: Arc<AtomicBool>,
+    left_prepared: Arc<AtomicBool>,
 }
 
 struct Inner {
@@ -45,7 +46,7 @@ impl Control {
         let watched = Watched::new("control");
         watched.set_backend(Some(Backend::of(&session).await?));
         let inner = Mutex::new(Inner { session: Some(session), before: None, run });
-        Ok(Self { connector, watched, inner, was_lost: Arc::default() })
+        Ok(Self { connector, watched, inner, was_lost: Arc::default(), left_prepared: Arc::default() })
     }
 
     /// From here on the session stands for this attempt.
@@ -68,6 +69,17 @@ impl Control {
     /// To be set when a session of a worker was lost.
     pub(super) fn loss(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.was_lost)
+    }
+
+    /// Whether a transaction that Citus has prepared may be left: by a session that was lost, or whose server has warned
+    /// of something.
+    pub(super) fn may_be_prepared(&self) -> bool {
+        self.was_lost() || self.left_prepared.load(Ordering::Relaxed)
+    }
+
+    /// To be set by such a session.
+    pub(super) fn left_prepared(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.left_prepared)
     }
 
     /// Works over the session until it succeeds, fails for good, or time is up; the work may be done twice.

@@ -15,7 +15,6 @@ use crate::ledger::outbox::{Prepared as MayBe, take_in_own};
 use crate::ledger::settle::{self, Extent, balance, finish_load, flush};
 use crate::postgres::catalog::Target;
 use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
-use crate::route::Route;
 use crate::source::Place;
 use crate::source::fingerprint::{Fingerprint, full_hash};
 use crate::source::parquet::PositionedFile;
@@ -25,10 +24,6 @@ use crate::source::parquet::PositionedFile;
 pub(super) async fn complete_sources(load: &Prepared, hashing: &mut Hashing) -> Result<Option<Error>> {
     let ids = load.source_ids();
     let run = load.claim.run;
-    let may_be = match load.routing.route {
-        Route::Shards if !load.control.was_lost() => MayBe::Nothing,
-        _ => MayBe::Anything,
-    };
     let (balances, _) = load
         .control
         .run(async |session| {
@@ -37,6 +32,10 @@ pub(super) async fn complete_sources(load: &Prepared, hashing: &mut Hashing) -> 
                 flush(session, run).await?;
             }
             if let Some(run) = run.filter(|_| load.plan.target.citus.is_some()) {
+                let may_be = match session.has_warned() || load.control.may_be_prepared() {
+                    true => MayBe::Anything,
+                    false => MayBe::Nothing,
+                };
                 take_in_own(session, &run, may_be).await?;
             }
             balance(session, &ids, None).await

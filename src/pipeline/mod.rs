@@ -34,7 +34,7 @@ pub mod verdict;
 pub mod writing;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize};
+use std::sync::atomic::{AtomicI32, AtomicUsize};
 use std::thread;
 
 use futures::future::{OptionFuture, try_join, try_join_all};
@@ -117,7 +117,7 @@ impl Attempt {
         let stop = Arc::clone(&self.connector.stop);
         let source_ids: Arc<[i64]> = self.sources.iter().map(|source| source.source_id).collect();
         let (reject_sender, reject_receiver) = channel::<Rejected>(REJECT_QUEUE);
-        let sessions = Box::pin(self.open_sessions(&source_ids, &reject_sender, control.loss()));
+        let sessions = Box::pin(self.open_sessions(&source_ids, &reject_sender, control));
         let (sessions, ()) = try_join(sessions, Box::pin(self.let_commit(control))).await?;
         let Sessions { watched, writers, ids, rejects, units } = sessions;
         let (ids, filling) = ids.unzip();
@@ -247,7 +247,7 @@ impl Attempt {
         &self,
         source_ids: &Arc<[i64]>,
         rejects_queue: &Sender<Rejected>,
-        loss: Arc<AtomicBool>,
+        control: &Control,
     ) -> Result<Sessions<impl Future<Output = ()> + use<>>> {
         let mut watched = Vec::new();
         let mut watch = |entry: Arc<Watched>| {
@@ -266,7 +266,7 @@ impl Attempt {
                     )),
                 };
                 let rejects = endpoint.node.is_some().then(|| rejects_queue.clone());
-                let worker_lost = endpoint.node.is_some().then(|| Arc::clone(&loss));
+                let worker_lost = endpoint.node.is_some().then(|| control.loss());
                 let mut writer = BlockWriter {
                     connector,
                     endpoint,
@@ -282,6 +282,7 @@ impl Attempt {
                     unsettled: None,
                     rejects,
                     worker_lost,
+                    left_prepared: control.left_prepared(),
                 };
                 async move { writer.open().await.map(|()| (endpoint_index, writer)) }
             }));

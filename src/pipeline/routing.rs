@@ -271,7 +271,7 @@ async fn leads_elsewhere(
     let asked = map.nodes.iter().zip(identities).enumerate().map(async |(number, (node, identity))| {
         let index = map.shards.iter().position(|shard| shard.node == number)?;
         let sql = format!(
-            "select (select system_identifier::text from pg_control_system()), count(*) from {} where channel = {}",
+            "select (pg_control_system()).system_identifier::text, count(*) from {} where channel = {}",
             fences.sql(),
             channels[index]
         );

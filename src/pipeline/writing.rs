@@ -75,6 +75,8 @@ pub struct BlockWriter {
     pub rejects: Option<Sender<Rejected>>,
     /// To be set when its session was lost, if that is one with a worker: the control session does not see it.
     pub worker_lost: Option<Arc<AtomicBool>>,
+    /// To be set when it may have left a prepared transaction behind.
+    pub left_prepared: Arc<AtomicBool>,
 }
 
 impl BlockWriter {
@@ -120,7 +122,8 @@ impl BlockWriter {
             }
         }
         self.watched.set_backend(None);
-        if let Some(writer) = self.writer {
+        if let Some(mut writer) = self.writer {
+            self.left_prepared.fetch_or(writer.session_mut().has_warned(), Ordering::Relaxed);
             writer.close().await;
         }
     }
@@ -265,6 +268,7 @@ impl BlockWriter {
         if let Some(lost) = &self.worker_lost {
             lost.store(true, Ordering::Relaxed);
         }
+        self.left_prepared.store(true, Ordering::Relaxed);
         self.unsettled = self.watched.backend().map(|backend| (backend, unknown));
         self.watched.set_backend(None);
         self.writer = None;

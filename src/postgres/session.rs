@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct Session {
     peer: String,
     /// Why the connection ended, if it did.
     ended: Arc<OnceLock<tokio_postgres::Error>>,
+    /// The server has warned of something.
+    warned: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -82,11 +85,12 @@ impl Session {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let ended = Arc::new(OnceLock::new());
-        let driver = Driver(tokio::spawn(drive(connection, peer.clone(), Arc::clone(&ended))));
+        let (ended, warned) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
+        let drive = drive(connection, peer.clone(), Arc::clone(&ended), Arc::clone(&warned));
+        let driver = Driver(tokio::spawn(drive));
         let server = probe(&client).await?;
         set_up(&client, &server, options).await?;
-        Ok(Self { client, driver, tls, server, peer, ended })
+        Ok(Self { client, driver, tls, server, peer, ended, warned })
     }
 
     /// The server's `server_version_num`: 170004 is 17.4.
@@ -117,6 +121,11 @@ impl Session {
     /// Why the connection ended, if it has: later calls only hear that it's closed.
     pub fn ended_by(&self) -> Option<&tokio_postgres::Error> {
         self.ended.get()
+    }
+
+    /// Whether the server has sent a warning: Citus does after a commit that has not reached every node.
+    pub fn has_warned(&self) -> bool {
+        self.warned.load(Ordering::Relaxed)
     }
 
     /// A failure on this session as our error. Where the client only knows that the connection is closed, the
@@ -200,12 +209,18 @@ async fn drive<T>(
     mut connection: Connection<Socket, T>,
     peer: String,
     ended: Arc<OnceLock<tokio_postgres::Error>>,
+    warned: Arc<AtomicBool>,
 ) where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
         match message {
-            Ok(AsyncMessage::Notice(notice)) => log_notice(&peer, &notice),
+            Ok(AsyncMessage::Notice(notice)) => {
+                if notice.parsed_severity() == Some(Severity::Warning) {
+                    warned.store(true, Ordering::Relaxed);
+                }
+                log_notice(&peer, &notice);
+            }
             Ok(_) => {}
             Err(error) => {
                 debug!("the connection to {peer} ended: {error}");
@@ -277,7 +292,8 @@ fn settings(version: u32, options: &SessionOptions) -> String {
     let idle = limit.map_or(IDLE_IN_TRANSACTION_MAX, |limit| limit.min(IDLE_IN_TRANSACTION_MAX));
     let mut text = String::from(
         "SET client_encoding = 'UTF8'; SET datestyle = 'ISO'; SET standard_conforming_strings = on; \
-         SET default_transaction_isolation = 'read committed'; SET statement_timeout = 0; SET lock_timeout = 0",
+         SET default_transaction_isolation = 'read committed'; SET statement_timeout = 0; SET lock_timeout = 0; \
+         SET client_min_messages = 'notice'",
     );
     if version >= 140_000 {
         // Between its transactions a session may wait long: for slow sources, or for others to free memory.

@@ -1,5 +1,9 @@
 //! Loads of a distributed table: straight into its shards, through the coordinator, and while shards move.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
+
 use vecload::partition::hash::hash_int8;
 
 use super::cluster::Cluster;
@@ -376,4 +380,65 @@ fn a_cluster_that_can_not_take_the_load_says_so_before_the_first_row() {
     drop(held);
     let told = load().with("--route", "coordinator").run().exits(0);
     assert!(told.report["writers"].as_u64() >= Some(4), "{}", told.report);
+}
+
+#[test]
+fn a_worker_whose_name_leads_elsewhere_from_here_is_written_through_the_coordinator() {
+    let Some(cluster) = Cluster::start(3) else { return };
+    let session = cluster.session(0);
+    migrate(&cluster, "chunks", 16, 4);
+    let port = two_faced(cluster.ports[1], cluster.ports[2]);
+    session.run(&format!(
+        "select citus_update_node(nodeid, '127.0.0.1', {port}) from pg_dist_node where nodeport = {}",
+        cluster.ports[1]
+    ));
+    // The other server even has tables of the shards' names.
+    let elsewhere = cluster.session(2);
+    let shards = format!("select shard_name::text from citus_shards where nodeport = {port}");
+    for shard in session.column::<String>(&shards) {
+        elsewhere.run(&format!("create table if not exists {shard} (id bigint)"));
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let rows = Rows::new(500, 16);
+    let path = rows.write(dir.path(), "rows.parquet");
+    let load = || cluster.load(&path, "chunks").with("--index", "none");
+    let why = format!("under the name 127.0.0.1:{port} this machine reaches another server");
+    load().with("--route", "shards").run().exits(2).says(&why);
+    load().run().exits(0).says(&why).says("route coordinator");
+    Rows::are_all_in(&[&rows], &session, "chunks");
+}
+
+/// A port that leads Citus to one server, and everybody else to another.
+fn two_faced(of_citus: u16, of_others: u16) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let serve = move |mut client: TcpStream| -> std::io::Result<()> {
+        let mut startup = vec![0; 8];
+        client.read_exact(&mut startup)?;
+        // A request for TLS is as long.
+        if startup[..4] == [0, 0, 0, 8] {
+            client.write_all(b"N")?;
+            client.read_exact(&mut startup)?;
+        }
+        let length = u32::from_be_bytes([startup[0], startup[1], startup[2], startup[3]]);
+        startup.resize(length as usize, 0);
+        client.read_exact(&mut startup[8..])?;
+        let is_citus = startup.windows(5).any(|bytes| bytes == b"citus");
+        let mut server = TcpStream::connect(("127.0.0.1", if is_citus { of_citus } else { of_others }))?;
+        server.write_all(&startup)?;
+        let (mut answers, mut back) = (server.try_clone()?, client.try_clone()?);
+        let answering = thread::spawn(move || {
+            drop(std::io::copy(&mut answers, &mut back));
+            back.shutdown(Shutdown::Both)
+        });
+        drop(std::io::copy(&mut client, &mut server));
+        server.shutdown(Shutdown::Both)?;
+        answering.join().expect("the answers' thread")
+    };
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            thread::spawn(move || client.and_then(serve));
+        }
+    });
+    port
 }
