@@ -74,7 +74,12 @@ pub(super) async fn complete_sources(load: &Prepared, hashing: &mut Hashing) -> 
     }
     let plan = Arc::clone(&load.plan);
     let mut hashing = std::mem::take(hashing);
-    let complete = blocking(move || with_hashes(&plan, complete, hashing.finish()?)).await?;
+    let stop = &load.connector.stop;
+    let complete = tokio::select! {
+        complete = blocking(move || with_hashes(&plan, complete, hashing.finish()?)) => complete?,
+        // A large file takes a while. Nothing waits for the thread.
+        () = stop.stopping() => return Err(Error::failed("the load is stopping")),
+    };
     let complete: Vec<(i64, Extent)> =
         complete.into_iter().map(|(index, extent)| (load.claim.sources[index].source_id, extent)).collect();
     if let Some(run) = &run {

@@ -286,8 +286,8 @@ impl Prepared {
             extents: Arc::clone(&self.extents),
             limit: Arc::clone(&limit),
             counters: Arc::clone(counters),
-            // Through a Citus coordinator a crash could keep the rows and lose the ledger's row; and what is lost of a
-            // stream can't be read again.
+            // What is lost of a stream can't be read again. Through a Citus coordinator a crash could keep the rows and
+            // lose the ledger's row; and a shard that moves takes along what is written of the log, not what is committed.
             asynchronous: self.plan.target.citus.is_none() && self.plan.is_readable_again(),
             connector: self.connector.clone(),
             routing: Arc::clone(&self.routing),

@@ -1,5 +1,6 @@
 //! A load that is killed, interrupted or cut off goes on where it was: every row is in the table once.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -134,6 +135,25 @@ fn interrupted(signal: Signal) {
 #[test]
 fn ctrl_c_ends_a_load_in_order() {
     interrupted(Signal::SIGINT);
+}
+
+#[test]
+fn ctrl_c_is_heard_while_the_file_is_hashed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rows = Rows::new(500, 16);
+    let path = rows.write(dir.path(), "rows.parquet");
+    // Read in a moment, and long to hash: there is a hole of 64 GiB between rows and footer.
+    let bytes = std::fs::read(&path).expect("read");
+    let (rest, end) = bytes.split_at(bytes.len() - 8);
+    let footer = u32::from_le_bytes([end[0], end[1], end[2], end[3]]) as usize;
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("open");
+    file.write_all_at(&bytes[rest.len() - footer..], 64 << 30).expect("write");
+    let db = Db::new();
+    db.table("chunks", 16);
+    let running = Load::of(&path).into(&db).with("--index", "none").start();
+    db.wait_until("(select count(*) from chunks) = 500");
+    running.signal(Signal::SIGINT);
+    running.outcome().exits(130).state("interrupted").rows(500, 0, 0).says("run the same command");
 }
 
 #[test]
