@@ -14,7 +14,7 @@ use super::known::{
     SOURCES_PER_STATEMENT, exact, full_hashes, known_sources, likely, note_times, same_content,
     unchanged_since_interrupted,
 };
-use super::outbox::{Prepared, take_in};
+use super::outbox::{LeftPrepared, take_in};
 use super::takeover::take_over;
 use super::units::KnownUnits;
 use super::{ALIVE_LOCK, START_LOCK};
@@ -119,7 +119,7 @@ pub async fn claim(
     }
     if target.citus.is_some() && !unfinished.is_empty() {
         let unfinished: Vec<i64> = unfinished.iter().copied().collect();
-        take_in(&transaction, &unfinished, Prepared::Anything).await?;
+        take_in(&transaction, &unfinished, LeftPrepared::Anything).await?;
     }
     finish_compactions(&transaction, &choices).await?;
     let mut claim = Claim::nothing();

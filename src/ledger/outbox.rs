@@ -140,7 +140,7 @@ impl Outbox {
 
 /// What may still be prepared on the workers of rows that are to be taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prepared {
+pub enum LeftPrepared {
     /// Nothing: no session was lost, and none was warned of a commit that has not reached a node.
     Nothing,
     /// Anything; it is waited for, which takes a connection to every node.
@@ -149,23 +149,23 @@ pub enum Prepared {
 
 /// Takes in what a run of a load has committed on the workers, if the load is still the run's. No prepared
 /// transaction with rows of the load is left afterwards.
-pub async fn take_in_own(client: &mut Client, run: &Run, may_be: Prepared) -> Result<()> {
+pub async fn take_in_own(client: &mut Client, run: &Run, left: LeftPrepared) -> Result<()> {
     let failed = |error| pg_error("take in the ledger's rows from the workers", error);
     let transaction = client.transaction().await.map_err(failed)?;
     run.hold_fence(&transaction).await?;
-    take_in(&transaction, &[run.load_id], may_be).await?;
+    take_in(&transaction, &[run.load_id], left).await?;
     transaction.commit().await.map_err(failed)
 }
 
 /// Takes in what loads' runs have committed on the workers, and ends their right to commit more.
-pub async fn take_in(transaction: &Transaction<'_>, load_ids: &[i64], may_be: Prepared) -> Result<()> {
+pub async fn take_in(transaction: &Transaction<'_>, load_ids: &[i64], left: LeftPrepared) -> Result<()> {
     let failed = |error| pg_error("take in the ledger's rows from the workers", error);
     // Loads of a local table have nothing to do with the cluster, be its workers up or down.
     if !concern_workers(transaction, load_ids).await? {
         return Ok(());
     }
     // Rows that an earlier transaction of this kind has taken may still be there while a node's part is prepared.
-    if may_be == Prepared::Anything {
+    if left == LeftPrepared::Anything {
         prepared::settle(transaction).await?;
     }
     let outboxes = outboxes(transaction, load_ids).await?;

@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Row};
 use super::ALIVE_LOCK;
 use super::compaction::delete_replaced;
 use super::history::find;
-use super::outbox::{Prepared, given_again, take_in};
+use super::outbox::{LeftPrepared, given_again, take_in};
 use crate::error::{Error, Result};
 use crate::index::{IndexDefinition, secondary_indexes};
 use crate::postgres::catalog::Target;
@@ -200,7 +200,7 @@ async fn hold(client: &mut Client, load_id: i64) -> Result<()> {
         }
     }
     let transaction = client.transaction().await.map_err(failed)?;
-    take_in(&transaction, &holders, Prepared::Anything).await?;
+    take_in(&transaction, &holders, LeftPrepared::Anything).await?;
     transaction.commit().await.map_err(failed)
 }
 

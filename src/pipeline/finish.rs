@@ -11,7 +11,7 @@ use super::plan::{LoadPlan, Reading};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::compaction::compact;
 use crate::ledger::generations;
-use crate::ledger::outbox::{Prepared as MayBe, take_in_own};
+use crate::ledger::outbox::{LeftPrepared, take_in_own};
 use crate::ledger::settle::{self, Extent, balance, finish_load, flush};
 use crate::postgres::catalog::Target;
 use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
@@ -32,11 +32,11 @@ pub(super) async fn complete_sources(load: &Prepared, hashing: &mut Hashing) -> 
                 flush(session, run).await?;
             }
             if let Some(run) = run.filter(|_| load.plan.target.citus.is_some()) {
-                let may_be = match session.has_warned() || load.control.may_be_prepared() {
-                    true => MayBe::Anything,
-                    false => MayBe::Nothing,
+                let left = match session.has_warned() || load.control.may_be_prepared() {
+                    true => LeftPrepared::Anything,
+                    false => LeftPrepared::Nothing,
                 };
-                take_in_own(session, &run, may_be).await?;
+                take_in_own(session, &run, left).await?;
             }
             balance(session, &ids, None).await
         })
@@ -220,7 +220,7 @@ async fn take_in_rest(load: &Prepared, has_failed: bool) {
         return;
     };
     if let Err(error) =
-        load.control.run(async |session| take_in_own(session, &run, MayBe::Anything).await).await
+        load.control.run(async |session| take_in_own(session, &run, LeftPrepared::Anything).await).await
     {
         tracing::warn!("the ledger's rows on the workers are left to the next run: {error}");
     }

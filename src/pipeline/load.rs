@@ -27,7 +27,7 @@ use crate::ledger::claim::{Claim, ClaimedSource};
 use crate::ledger::committed::read_committed;
 use crate::ledger::coverage::Coverage;
 use crate::ledger::generations;
-use crate::ledger::outbox::{Prepared as MayBe, take_in_own};
+use crate::ledger::outbox::{LeftPrepared, take_in_own};
 use crate::ledger::takeover::begin_again;
 use crate::memory::Budget;
 use crate::postgres::ConnectSettings;
@@ -223,7 +223,9 @@ impl Prepared {
         self.claim.run = Some(run);
         self.control.goes_on_as(run).await;
         if self.plan.target.citus.is_some() {
-            self.control.run(async |session| take_in_own(session, &run, MayBe::Anything).await).await?;
+            self.control
+                .run(async |session| take_in_own(session, &run, LeftPrepared::Anything).await)
+                .await?;
         }
         for source in &mut self.claim.sources {
             source.coverage = Coverage::default();

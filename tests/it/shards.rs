@@ -427,18 +427,26 @@ fn two_faced(of_citus: u16, of_others: u16) -> u16 {
         let mut server = TcpStream::connect(("127.0.0.1", if is_citus { of_citus } else { of_others }))?;
         server.write_all(&startup)?;
         let (mut answers, mut back) = (server.try_clone()?, client.try_clone()?);
-        let answering = thread::spawn(move || {
+        let answering = named("answers", move || {
             drop(std::io::copy(&mut answers, &mut back));
             back.shutdown(Shutdown::Both)
-        });
+        })?;
         drop(std::io::copy(&mut client, &mut server));
         server.shutdown(Shutdown::Both)?;
         answering.join().expect("the answers' thread")
     };
-    thread::spawn(move || {
+    let accept = move || {
         for client in listener.incoming() {
-            thread::spawn(move || client.and_then(serve));
+            drop(named("requests", move || client.and_then(serve)));
         }
-    });
+    };
+    named("two-faced", accept).expect("start a thread");
     port
+}
+
+fn named<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<thread::JoinHandle<T>> {
+    thread::Builder::new().name(name.into()).spawn(work)
 }
