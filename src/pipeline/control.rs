@@ -71,8 +71,8 @@ impl Control {
         Arc::clone(&self.was_lost)
     }
 
-    /// Whether a transaction that Citus has prepared may be left: by a session that was lost, or whose server has warned
-    /// of something.
+    /// Whether a transaction that Citus has prepared may be left: by a session that was lost, or whose server has
+    /// warned of something.
     pub(super) fn may_be_prepared(&self) -> bool {
         self.was_lost() || self.left_prepared.load(Ordering::Relaxed)
     }

@@ -289,7 +289,8 @@ impl Prepared {
             limit: Arc::clone(&limit),
             counters: Arc::clone(counters),
             // What is lost of a stream can't be read again. Through a Citus coordinator a crash could keep the rows and
-            // lose the ledger's row; and a shard that moves takes along what is written of the log, not what is committed.
+            // lose the ledger's row; and a shard that moves takes along what is written of the log, not all that is
+            // committed.
             asynchronous: self.plan.target.citus.is_none() && self.plan.is_readable_again(),
             connector: self.connector.clone(),
             routing: Arc::clone(&self.routing),

@@ -241,8 +241,8 @@ impl Attempt {
         })
     }
 
-    /// Opens all sessions but that for rejects, which few loads have: nothing is read before there is somewhere for it to
-    /// go. A server takes its time to start one, so they are all started at once.
+    /// Opens all sessions but that for rejects, which few loads have: nothing is read before there is somewhere for it
+    /// to go. A server takes its time to start one, so they are all started at once.
     async fn open_sessions(
         &self,
         source_ids: &Arc<[i64]>,
