@@ -152,7 +152,10 @@ pub async fn claim(
         transaction.execute(alive, &[&ALIVE_LOCK, &(run.load_id as i32)]).await.map_err(failed)?;
     }
     transaction.commit().await.map_err(failed)?;
-    read_committed(client, &mut claim.sources).await?;
+    // Of sources that nobody knew nothing is there to be read.
+    if choices.iter().any(|choice| matches!(choice, Choice::Known { .. })) {
+        read_committed(client, &mut claim.sources).await?;
+    }
     Ok(claim)
 }
 

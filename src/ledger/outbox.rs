@@ -52,6 +52,12 @@ impl Outbox {
     pub async fn prepare(client: &Client, target: &Target, distribution: &Distribution) -> Result<Self> {
         let outbox = Self::of(distribution);
         let failed = |error| pg_error("make the ledger's tables on the workers", error);
+        let sql = "select count(*) from pg_dist_partition
+            where logicalrelid in (to_regclass($1), to_regclass($2))";
+        let there = client.query_one(sql, &[&outbox.blocks.sql(), &outbox.fences.sql()]).await;
+        if there.map_err(failed)?.get::<_, i64>(0) == 2 {
+            return Ok(outbox);
+        }
         let lock = "select pg_advisory_lock($1, 0)";
         client.execute(lock, &[&START_LOCK]).await.map_err(failed)?;
         let made = outbox.make(client, target, distribution).await;
@@ -107,10 +113,12 @@ impl Outbox {
         Ok(row.get(0))
     }
 
-    /// OID of a table.
-    pub async fn oid(client: &Client, table: &QualifiedName) -> Result<u32> {
-        let row = client.query_one("select to_regclass($1)::oid", &[&table.sql()]).await;
-        Ok(row.map_err(|error| pg_error(format!("look up table {table}"), error))?.get(0))
+    /// OIDs of both tables.
+    pub async fn oids(&self, client: &Client) -> Result<[u32; 2]> {
+        let sql = "select to_regclass($1)::oid, to_regclass($2)::oid";
+        let row = client.query_one(sql, &[&self.blocks.sql(), &self.fences.sql()]).await;
+        let row = row.map_err(|error| pg_error("look up the ledger's tables on the workers", error))?;
+        Ok([row.get(0), row.get(1)])
     }
 
     /// Lets a run commit in the shards of these channels.
@@ -147,23 +155,32 @@ pub enum LeftPrepared {
     Anything,
 }
 
-/// Takes in what a run of a load has committed on the workers, if the load is still the run's. No prepared
+/// Takes in what a run of a load of a distributed table has committed on the workers, if the load is still the run's. No prepared
 /// transaction with rows of the load is left afterwards.
 pub async fn take_in_own(client: &mut Client, run: &Run, left: LeftPrepared) -> Result<()> {
     let failed = |error| pg_error("take in the ledger's rows from the workers", error);
     let transaction = client.transaction().await.map_err(failed)?;
     run.hold_fence(&transaction).await?;
-    take_in(&transaction, &[run.load_id], left).await?;
+    take_in_distributed(&transaction, &[run.load_id], left).await?;
     transaction.commit().await.map_err(failed)
 }
 
 /// Takes in what loads' runs have committed on the workers, and ends their right to commit more.
 pub async fn take_in(transaction: &Transaction<'_>, load_ids: &[i64], left: LeftPrepared) -> Result<()> {
-    let failed = |error| pg_error("take in the ledger's rows from the workers", error);
     // Loads of a local table have nothing to do with the cluster, be its workers up or down.
-    if !concern_workers(transaction, load_ids).await? {
-        return Ok(());
+    match concern_workers(transaction, load_ids).await? {
+        true => take_in_distributed(transaction, load_ids, left).await,
+        false => Ok(()),
     }
+}
+
+/// Likewise, of loads of which some went into a distributed table.
+async fn take_in_distributed(
+    transaction: &Transaction<'_>,
+    load_ids: &[i64],
+    left: LeftPrepared,
+) -> Result<()> {
+    let failed = |error| pg_error("take in the ledger's rows from the workers", error);
     // Rows that an earlier transaction of this kind has taken may still be there while a node's part is prepared.
     if left == LeftPrepared::Anything {
         prepared::settle(transaction).await?;

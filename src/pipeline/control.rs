@@ -42,11 +42,11 @@ struct Inner {
 
 impl Control {
     /// Takes over the session that has claimed the sources.
-    pub(super) async fn new(connector: Connector, session: Session, run: Option<Run>) -> Result<Self> {
+    pub(super) fn new(connector: Connector, session: Session, backend: Backend, run: Option<Run>) -> Self {
         let watched = Watched::new("control");
-        watched.set_backend(Some(Backend::of(&session).await?));
+        watched.set_backend(Some(backend));
         let inner = Mutex::new(Inner { session: Some(session), before: None, run });
-        Ok(Self { connector, watched, inner, was_lost: Arc::default(), left_prepared: Arc::default() })
+        Self { connector, watched, inner, was_lost: Arc::default(), left_prepared: Arc::default() }
     }
 
     /// From here on the session stands for this attempt.

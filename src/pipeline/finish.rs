@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::compaction::compact;
 use crate::ledger::generations;
 use crate::ledger::outbox::{LeftPrepared, take_in_own};
-use crate::ledger::settle::{self, Extent, balance, finish_load, flush};
+use crate::ledger::settle::{self, Extent, SourceBalance, balance, finish_load, flush};
 use crate::postgres::catalog::Target;
 use crate::report::{self, ByteCounts, IndexReport, LoadReport, LoadState, RowCounts};
 use crate::source::Place;
@@ -21,15 +21,16 @@ use crate::source::parquet::PositionedFile;
 
 /// Marks sources as complete whose rows are all committed or recorded. Gives the error of a balance that is short,
 /// which only a crash of the server can explain.
-pub(super) async fn complete_sources(load: &Prepared, hashing: &mut Hashing) -> Result<Option<Error>> {
+pub(super) async fn complete_sources(load: &mut Prepared, hashing: &mut Hashing) -> Result<Option<Error>> {
     let ids = load.source_ids();
     let run = load.claim.run;
-    let (balances, _) = load
+    let since = load.since();
+    let (balances, committed) = load
         .control
         .run(async |session| {
-            // Commits become durable here; that none was lost before, the session's life speaks for.
-            if let Some(run) = &run {
-                flush(session, run).await?;
+            // Commits become durable here, where they are not; that none was lost before, the session's life speaks for.
+            if let Some(run) = run.filter(|_| load.plan.target.citus.is_none()) {
+                flush(session, &run).await?;
             }
             if let Some(run) = run.filter(|_| load.plan.target.citus.is_some()) {
                 let left = match session.has_warned() || load.control.may_be_prepared() {
@@ -38,9 +39,10 @@ pub(super) async fn complete_sources(load: &Prepared, hashing: &mut Hashing) -> 
                 };
                 take_in_own(session, &run, left).await?;
             }
-            balance(session, &ids, None).await
+            balance(session, &ids, since).await
         })
         .await?;
+    load.counted = Some(count(&balances, committed));
     let mut left = load.plan.settings.limit.unwrap_or(u64::MAX);
     let mut complete = Vec::new();
     for (index, (source, claimed)) in load.plan.sources.iter().zip(&load.claim.sources).enumerate() {
@@ -155,7 +157,12 @@ pub(super) async fn settle(
     figures: Figures,
 ) -> LoadOutcome {
     take_in_rest(&load, outcome.is_err()).await;
-    let rows = match count_rows(&load).await {
+    let counted = match load.counted.filter(|_| outcome.is_ok()) {
+        // Its writers have ended.
+        Some(counted) => Ok(counted),
+        None => count_rows(&load).await,
+    };
+    let rows = match counted {
         Ok(rows) => rows,
         // The server is gone; what it had last told stands.
         Err(error) => {
@@ -234,15 +241,18 @@ async fn record(load: &Prepared, report: &LoadReport) -> Result<()> {
 }
 
 async fn count_rows(load: &Prepared) -> Result<RowCounts> {
-    let since = load.claim.run.map(|run| (run.load_id, load.first_run));
-    let ids = load.source_ids();
+    let (ids, since) = (load.source_ids(), load.since());
     let (balances, loaded) = load.control.run(async |session| balance(session, &ids, since).await).await?;
+    Ok(count(&balances, loaded))
+}
+
+fn count(balances: &HashMap<i64, SourceBalance>, loaded: u64) -> RowCounts {
     let committed: u64 = balances.values().map(|balance| balance.loaded).sum();
     let rejected = balances.values().map(|balance| balance.rejected).sum();
-    Ok(RowCounts {
+    RowCounts {
         read: committed + rejected,
         loaded,
         rejected,
         already_loaded: committed - loaded.min(committed),
-    })
+    }
 }

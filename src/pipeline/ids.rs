@@ -5,9 +5,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::steady::Steady;
+use super::control::Control;
 use super::stop::Stop;
 use crate::copy::IdRange;
 use crate::error::{Error, Result};
@@ -33,32 +33,42 @@ struct Inner {
     coming: Receiver<Result<Vec<IdRange>>>,
 }
 
-impl IdPool {
-    /// A pool, and the work of filling it with up to `most` ids until nobody takes any more.
-    pub fn new(
-        mut steady: Steady,
-        sequence: Sequence,
-        width: usize,
-        most: u64,
-    ) -> (Arc<Self>, impl Future<Output = ()>) {
-        let (sender, coming) = channel(REQUESTS_AHEAD);
-        let stop = Arc::clone(steady.stop());
-        let filling = async move {
-            let mut left = i64::try_from(most).unwrap_or(i64::MAX);
-            while left > 0 {
-                let count = left.min(IDS_PER_REQUEST);
-                // Ids of a try whose answer was lost stay unused.
-                let ids = steady.run(async |session| reserve(session, &sequence, width, count).await).await;
-                let failed = ids.is_err();
-                left -= count;
-                // Nobody listens any more once the lanes have ended.
-                if sender.send(ids).await.is_err() || failed {
-                    break;
-                }
+/// What a pool is filled with.
+#[derive(Debug)]
+pub struct Filling {
+    sequence: Sequence,
+    /// Bytes of the id column.
+    width: usize,
+    left: i64,
+    sender: Sender<Result<Vec<IdRange>>>,
+}
+
+impl Filling {
+    /// Reserves ids until there are enough, or nobody takes any more.
+    pub(super) async fn run(mut self, control: &Control) {
+        while self.left > 0 {
+            let count = self.left.min(IDS_PER_REQUEST);
+            // Ids of a try whose answer was lost stay unused.
+            let reserved =
+                control.run(async |session| reserve(session, &self.sequence, self.width, count).await);
+            let ids = reserved.await;
+            let failed = ids.is_err();
+            self.left -= count;
+            // Nobody listens any more once the lanes have ended.
+            if self.sender.send(ids).await.is_err() || failed {
+                break;
             }
-            steady.close().await;
-        };
-        (Arc::new(Self { inner: Mutex::new(Inner { ready: Vec::new(), coming }), stop }), filling)
+        }
+    }
+}
+
+impl IdPool {
+    /// A pool, and what fills it with up to `most` ids.
+    pub fn new(sequence: Sequence, width: usize, most: u64, stop: Arc<Stop>) -> (Arc<Self>, Filling) {
+        let (sender, coming) = channel(REQUESTS_AHEAD);
+        let left = i64::try_from(most).unwrap_or(i64::MAX);
+        let pool = Self { inner: Mutex::new(Inner { ready: Vec::new(), coming }), stop };
+        (Arc::new(pool), Filling { sequence, width, left, sender })
     }
 
     /// Takes `count` ids; blocks, and so is for lanes only.
@@ -102,9 +112,9 @@ async fn reserve(session: &Session, sequence: &Sequence, width: usize, count: i6
     // written to memory first, for another half of it.
     let sql = "select array_agg(nextval((select $1::text::regclass)))
         from (select generate_series(1, $2::bigint)) wanted";
-    let row = session.query_one(sql, &[&sequence.name, &count]).await;
-    let row =
-        row.map_err(|error| session.error(format!("reserve ids from sequence {}", sequence.name), error))?;
+    let failed = |error| session.error(format!("reserve ids from sequence {}", sequence.name), error);
+    let statement = session.prepare_once(sql).await.map_err(failed)?;
+    let row = session.query_one(&statement, &[&sequence.name, &count]).await.map_err(failed)?;
     let ids: Vec<i64> = row.get(0);
     // A sequence of bigints may stand behind a narrower column.
     let largest = i64::MAX >> (64 - 8 * width);

@@ -30,9 +30,9 @@ use crate::ledger::generations;
 use crate::ledger::outbox::{LeftPrepared, take_in_own};
 use crate::ledger::takeover::begin_again;
 use crate::memory::Budget;
-use crate::postgres::ConnectSettings;
 use crate::postgres::catalog::ServerVersions;
-use crate::report::LoadReport;
+use crate::postgres::{ConnectSettings, Session};
+use crate::report::{LoadReport, RowCounts};
 use crate::route::Routing;
 use crate::source::Place;
 
@@ -127,6 +127,8 @@ pub(super) struct Prepared {
     pub(super) started: Instant,
     pub(super) extents: Extents,
     pub(super) routing: Arc<Routing>,
+    /// What the ledger had at the end of the last attempt.
+    pub(super) counted: Option<RowCounts>,
 }
 
 impl Prepared {
@@ -247,9 +249,12 @@ impl Prepared {
         let id_column = self.plan.ids.as_ref().map(|ids| ids.column.as_str());
         let source_ids = self.source_ids();
         let target = &self.plan.target;
-        self.control
-            .run(async |session| generations::check(session, target, id_column, &source_ids).await)
-            .await?;
+        if self.claim.sources.iter().any(|source| source.coverage.rows() > 0) {
+            let check = async |session: &mut Session| {
+                generations::check(session, target, id_column, &source_ids).await
+            };
+            self.control.run(check).await?;
+        }
         // Only the indexes of a load that was cut off may be left; its rejects were put up with when it read them.
         let all_known = self.claim.sources.iter().all(|source| source.is_complete);
         let Some(run) = self.claim.run.filter(|_| !all_known) else {
@@ -300,6 +305,11 @@ impl Prepared {
         observer.loaded();
         outcome?;
         limit.check_at_end()
+    }
+
+    /// The load and the first of this process's runs of it.
+    pub(super) fn since(&self) -> Option<(i64, i32)> {
+        self.claim.run.map(|run| (run.load_id, self.first_run))
     }
 
     /// Ledger ids of the plan's sources.

@@ -119,8 +119,12 @@ impl Attempt {
         let (reject_sender, reject_receiver) = channel::<Rejected>(REJECT_QUEUE);
         let sessions = Box::pin(self.open_sessions(&source_ids, &reject_sender, control));
         let (sessions, ()) = try_join(sessions, Box::pin(self.let_commit(control))).await?;
-        let Sessions { watched, writers, ids, rejects, units } = sessions;
-        let (ids, filling) = ids.unzip();
+        let Sessions { watched, writers, rejects, units } = sessions;
+        let pool = self.plan.ids.as_ref().map(|ids| {
+            let rows = self.plan.rows().unwrap_or(u64::MAX);
+            IdPool::new(ids.sequence.clone(), ids.width, rows, Arc::clone(&stop))
+        });
+        let (ids, filling) = pool.unzip();
 
         let (blocks, tasks) = self.spawn_writers(writers);
         let rejects = write_rejects(rejects, self.run, source_ids, reject_receiver, Arc::clone(&stop));
@@ -189,7 +193,7 @@ impl Attempt {
             }
             Ok(())
         };
-        let filling = OptionFuture::from(filling);
+        let filling = OptionFuture::from(filling.map(|filling| filling.run(control)));
         let (worked, ..) =
             Box::pin(control.keep_while(&watched, async { tokio::join!(work, rejects, filling) })).await;
         worked?;
@@ -248,7 +252,7 @@ impl Attempt {
         source_ids: &Arc<[i64]>,
         rejects_queue: &Sender<Rejected>,
         control: &Control,
-    ) -> Result<Sessions<impl Future<Output = ()> + use<>>> {
+    ) -> Result<Sessions> {
         let mut watched = Vec::new();
         let mut watch = |entry: Arc<Watched>| {
             watched.push(Arc::clone(&entry));
@@ -286,14 +290,6 @@ impl Attempt {
                 };
                 async move { writer.open().await.map(|()| (endpoint_index, writer)) }
             }));
-        let ids = OptionFuture::from(self.plan.ids.as_ref().map(|ids| {
-            let opening = Steady::open(self.connector.clone(), watch(Watched::new("ids")), "");
-            let rows = self.plan.rows().unwrap_or(u64::MAX);
-            async move {
-                let session = opening.await?;
-                Ok::<_, Error>(IdPool::new(session, ids.sequence.clone(), ids.width, rows))
-            }
-        }));
         let rejects = Steady::when_needed(self.connector.clone(), watch(Watched::new("rejects")), "");
         let has_units = self.plan.sources.iter().any(|source| source.extent().is_none());
         // A unit comes before its rows in the server's log, so it is there if they are; small files have one each.
@@ -301,9 +297,8 @@ impl Attempt {
         let units = OptionFuture::from(
             has_units.then(|| Steady::open(self.connector.clone(), watch(Watched::new("units")), lazily)),
         );
-        let (writers, ids, units) =
-            tokio::try_join!(writers, async { ids.await.transpose() }, async { units.await.transpose() })?;
-        Ok(Sessions { watched, writers, ids, rejects, units })
+        let (writers, units) = tokio::try_join!(writers, async { units.await.transpose() })?;
+        Ok(Sessions { watched, writers, rejects, units })
     }
 }
 
@@ -322,12 +317,11 @@ impl BlockQueues {
 }
 
 /// The sessions of an attempt.
-struct Sessions<Filling> {
+struct Sessions {
     /// All of them.
     watched: Vec<Arc<Watched>>,
     /// Each with its endpoint.
     writers: Vec<(usize, BlockWriter)>,
-    ids: Option<(Arc<IdPool>, Filling)>,
     rejects: Steady,
     /// Where a source is text.
     units: Option<Steady>,

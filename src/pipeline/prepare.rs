@@ -41,7 +41,7 @@ pub(super) async fn prepare_in_tries(
             Ok(session) => {
                 is_known = true;
                 match begin(&session, &mut before).await {
-                    Ok(()) => prepare(session, request, sources, connector, observer).await,
+                    Ok(backend) => prepare((session, backend), request, sources, connector, observer).await,
                     Err(error) => Err(error),
                 }
             }
@@ -63,18 +63,17 @@ pub(super) async fn prepare_in_tries(
 }
 
 /// Readies the session of a try. The one before may have claimed the load and hold it still.
-async fn begin(session: &Session, before: &mut Option<Backend>) -> Result<()> {
+async fn begin(session: &Session, before: &mut Option<Backend>) -> Result<Backend> {
     // A claim that a crash could take back would give the next loader the same token.
     commit_durably(session).await?;
     if let Some(lost) = before {
         lost.end(session).await?;
     }
-    *before = Some(Backend::of(session).await?);
-    Ok(())
+    Ok(before.insert(Backend::of(session).await?).clone())
 }
 
 async fn prepare(
-    mut control: Session,
+    (mut control, backend): (Session, Backend),
     request: &LoadRequest,
     sources: &Arc<Vec<OpenedSource>>,
     connector: &Connector,
@@ -116,7 +115,12 @@ async fn prepare(
     let versions = ServerVersions::of(&control).await?;
     ledger::prepare(&mut control).await?;
 
-    let index = match (request.index, plan.target.is_empty) {
+    // Of a distributed table all shards are asked.
+    let is_empty = match request.index {
+        IndexPolicy::Auto | IndexPolicy::Defer => plan.target.is_empty(&control).await?,
+        IndexPolicy::Keep | IndexPolicy::None => false,
+    };
+    let index = match (request.index, is_empty) {
         (IndexPolicy::Auto | IndexPolicy::Defer, _) if !plan.target.indexes_can_change => {
             if request.index == IndexPolicy::Defer {
                 return Err(Error::refused(format!(
@@ -133,7 +137,7 @@ async fn prepare(
         (given, _) => given,
     };
     let index_plan = match index {
-        IndexPolicy::Defer if !plan.target.is_empty => REBUILD,
+        IndexPolicy::Defer if !is_empty => REBUILD,
         other => other.name(),
     };
     let (routing, refusal) = match choose(&control, connect, &plan).await {
@@ -168,7 +172,7 @@ async fn prepare(
     let connector = Connector { label: format!("vecload load {}", claimed.load_id), ..connector.clone() };
     Ok(Prepared {
         routing,
-        control: Control::new(connector.clone(), control, claimed.run).await?,
+        control: Control::new(connector.clone(), control, backend, claimed.run),
         connector,
         first_run: claimed.run.map_or(1, |run| run.run),
         extents,
@@ -178,6 +182,7 @@ async fn prepare(
         versions,
         name: request.name.clone(),
         started,
+        counted: None,
     })
 }
 

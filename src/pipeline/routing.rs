@@ -72,7 +72,10 @@ pub(super) async fn choose(
         };
     };
     let map = match target.channel_column() {
-        Some(_) => Some(ShardMap::read(control, target.oid).await?),
+        Some(_) => {
+            let [map] = ShardMap::read(control, [target.oid]).await?;
+            Some(map)
+        }
         None => None,
     };
     let why_not = match (&map, wanted) {
@@ -191,9 +194,7 @@ async fn shards(
     if let Some(what) = leads_elsewhere(control, &outbox.fences, map, &channels, &identities).await {
         return Ok(Err(Refusal { what, may_pass: true }));
     }
-    let books = [Outbox::oid(control, &outbox.blocks).await?, Outbox::oid(control, &outbox.fences).await?];
-    let blocks = ShardMap::read(control, books[0]).await?;
-    let fences = ShardMap::read(control, books[1]).await?;
+    let [blocks, fences] = ShardMap::read(control, outbox.oids(control).await?).await?;
     let is_beside = |books: &ShardMap| {
         books.shards.len() == map.shards.len()
             && books.shards.iter().zip(&map.shards).all(|(book, shard)| {

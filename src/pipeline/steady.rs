@@ -63,11 +63,6 @@ impl Steady {
         Self { connector, watched, settings, session: None }
     }
 
-    /// The end of the attempt.
-    pub fn stop(&self) -> &Arc<Stop> {
-        &self.connector.stop
-    }
-
     /// Works until it succeeds, fails for good, or time is up.
     pub async fn run<T>(&mut self, mut work: impl AsyncFnMut(&mut Session) -> Result<T>) -> Result<T> {
         let retry = self.connector.retry.clone();
@@ -98,8 +93,10 @@ impl Steady {
             Some(session) => session,
             None => {
                 let session = self.connector.open(&self.watched).await?;
-                let set = session.batch_execute(self.settings).await;
-                set.map_err(|error| session.error("set up a session", error))?;
+                if !self.settings.is_empty() {
+                    let set = session.batch_execute(self.settings).await;
+                    set.map_err(|error| session.error("set up a session", error))?;
+                }
                 self.watched.beat();
                 self.session.insert(session)
             }

@@ -63,8 +63,6 @@ pub struct Target {
     pub relfilenode: u32,
     /// Its columns in order.
     pub columns: Vec<TargetColumn>,
-    /// Whether it holds no row; [`Target::look_up`] does not ask, and says no.
-    pub is_empty: bool,
     /// Whether constraints may be checked as late as at commit.
     pub has_deferrable: bool,
     /// Whether its secondary indexes may be dropped and built: by its owner, and not on a partitioned table.
@@ -136,7 +134,7 @@ pub fn storage_sql(oid: &str) -> String {
 impl Target {
     /// Looks a table up that rows are to be loaded into and searched in; `None` if there is none of that name.
     pub async fn find(client: &Client, name: &QualifiedName) -> Result<Option<Self>> {
-        let Some(mut target) = Self::look_up(client, name).await? else { return Ok(None) };
+        let Some(target) = Self::look_up(client, name).await? else { return Ok(None) };
         let failed = |error| pg_error(format!("look up table {name}"), error);
         let full = target.name.sql();
         let rights = "select has_table_privilege($1::oid, 'insert'), has_table_privilege($1::oid, 'select')";
@@ -147,10 +145,15 @@ impl Target {
                     .hint(format!("as its owner: GRANT SELECT, INSERT ON {full} TO your_role;")));
             }
         }
-        // A subquery over a distributed table would bring every row to the coordinator.
-        let first = format!("select 1 from {} limit 1", target.name.sql());
-        target.is_empty = client.query_opt(&first, &[]).await.map_err(failed)?.is_none();
         Ok(Some(target))
+    }
+
+    /// Whether it holds no row.
+    pub async fn is_empty(&self, client: &Client) -> Result<bool> {
+        // A subquery over a distributed table would bring every row to the coordinator.
+        let first = format!("select 1 from {} limit 1", self.name.sql());
+        let row = client.query_opt(&first, &[]).await;
+        Ok(row.map_err(|error| pg_error(format!("look for rows in {}", self.name), error))?.is_none())
     }
 
     /// Looks a table up in the catalog alone, whatever this role may do with it and whichever nodes answer; `None` if
@@ -189,7 +192,6 @@ impl Target {
             oid,
             relfilenode,
             columns: columns.iter().map(column_of).collect(),
-            is_empty: false,
             has_deferrable: row.get("has_deferrable"),
             indexes_can_change: row.get::<_, bool>("is_owner") && kind == "r",
             citus: distribution(client, oid).await.map_err(failed)?,
@@ -230,7 +232,6 @@ impl Target {
                 column("metadata", TargetType::Jsonb, true),
                 column("created_at", TargetType::Timestamptz, true),
             ],
-            is_empty: true,
             has_deferrable: false,
             indexes_can_change: true,
             citus: None,

@@ -64,7 +64,10 @@ impl Plan {
             };
         };
         cluster.check_is_coordinator()?;
-        let has_rows = existing.is_some_and(|existing| !existing.is_empty);
+        let has_rows = match existing {
+            Some(existing) => !existing.is_empty(client).await?,
+            None => false,
+        };
         if let Some(existing) = existing {
             match cluster.table.unwrap_or(Kind::Local) {
                 Kind::Local if has_rows && !spec.with_rows => {

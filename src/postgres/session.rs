@@ -1,17 +1,18 @@
 //! One session: its client, the task that drives its connection, and what is known of its server.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::{DbError, Severity};
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, SimpleQueryMessage, Socket};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, SimpleQueryMessage, Socket, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::{debug, info, warn};
 
@@ -54,6 +55,8 @@ pub struct Session {
     ended: Arc<OnceLock<tokio_postgres::Error>>,
     /// The server has warned of something.
     warned: Arc<AtomicBool>,
+    /// By their text.
+    prepared: Mutex<HashMap<&'static str, Statement>>,
 }
 
 #[derive(Debug)]
@@ -90,7 +93,7 @@ impl Session {
         let driver = Driver(tokio::spawn(drive));
         let server = probe(&client).await?;
         set_up(&client, &server, options).await?;
-        Ok(Self { client, driver, tls, server, peer, ended, warned })
+        Ok(Self { client, driver, tls, server, peer, ended, warned, prepared: Mutex::default() })
     }
 
     /// The server's `server_version_num`: 170004 is 17.4.
@@ -126,6 +129,17 @@ impl Session {
     /// Whether the server has sent a warning: Citus does after a commit that has not reached every node.
     pub fn has_warned(&self) -> bool {
         self.warned.load(Ordering::Relaxed)
+    }
+
+    /// A statement that this session is given often: prepared the first time, and kept while the session lives.
+    pub async fn prepare_once(&self, sql: &'static str) -> Result<Statement, tokio_postgres::Error> {
+        let known = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(statement) = known().get(sql).cloned() {
+            return Ok(statement);
+        }
+        let statement = self.client.prepare(sql).await?;
+        known().insert(sql, statement.clone());
+        Ok(statement)
     }
 
     /// A failure on this session as our error. Where the client only knows that the connection is closed, the

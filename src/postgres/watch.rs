@@ -219,14 +219,19 @@ pub async fn look_over(connect: &ConnectSettings, backends: &[Backend]) -> Optio
 
 /// Looks at backends from another session.
 pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
+    let failed = |error| pg_error("look at the sessions of the load", error);
+    if backends.is_empty() {
+        // A sign of life all the same.
+        client.batch_execute("").await.map_err(failed)?;
+        return Ok(Vec::new());
+    }
     let pids: Vec<i32> = backends.iter().map(|backend| backend.pid).collect();
     // A statement that reads from a client without a COPY is Citus's, waiting for other nodes.
     let sql = "select a.pid, a.backend_start::text, coalesce(a.wait_event_type = 'Client'
                 and not (a.state = 'active' and a.wait_event = 'ClientRead' and c.pid is null), false),
             a.state_change::text, c.bytes_processed
         from pg_stat_activity a left join pg_stat_progress_copy c on c.pid = a.pid where a.pid = any($1)";
-    let rows = client.query(sql, &[&pids]).await;
-    let rows = rows.map_err(|error| pg_error("look at the sessions of the load", error))?;
+    let rows = client.query(sql, &[&pids]).await.map_err(failed)?;
     let seen = |backend: &Backend| {
         let row = rows.iter().find(|row| {
             row.get::<_, i32>(0) == backend.pid && row.get::<_, Option<&str>>(1) == backend.started.as_deref()

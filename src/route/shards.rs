@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use crate::error::{Error, Result};
 use crate::partition::Partitions;
@@ -62,9 +62,9 @@ pub struct ShardMap {
 }
 
 impl ShardMap {
-    /// Reads the map of a table from Citus's metadata.
-    pub async fn read(client: &Client, table: u32) -> Result<Self> {
-        let sql = "select distinct on (s.shardid) s.shardid,
+    /// Reads the maps of tables from Citus's metadata.
+    pub async fn read<const TABLES: usize>(client: &Client, tables: [u32; TABLES]) -> Result<[Self; TABLES]> {
+        let sql = "select distinct on (s.shardid) s.shardid, s.logicalrelid::oid as of_table,
                 (select parts[cardinality(parts)] from parse_ident(shard_name(s.logicalrelid, s.shardid)) parts)
                     as shard_table, s.shardminvalue::integer as low,
                 s.shardmaxvalue::integer as high, n.groupid, n.nodename, n.nodeport,
@@ -72,10 +72,18 @@ impl ShardMap {
                 n.groupid = (select groupid from pg_dist_local_group) as is_here
             from pg_dist_shard s join pg_dist_placement p using (shardid)
             join pg_dist_node n on n.groupid = p.groupid and n.noderole = 'primary'
-            where s.logicalrelid = $1::oid order by s.shardid, n.groupid";
-        let rows = client.query(sql, &[&table]).await;
+            where s.logicalrelid = any($1::oid[]::regclass[]) order by s.shardid, n.groupid";
+        let rows = client.query(sql, &[&tables.as_slice()]).await;
         let rows = rows.map_err(|error| pg_error("read the cluster's map of shards", error))?;
-        let mut map = Self { shards: Vec::with_capacity(rows.len()), nodes: Vec::new() };
+        let mut maps = tables.map(|_table| Self { shards: Vec::new(), nodes: Vec::new() });
+        for (map, table) in maps.iter_mut().zip(tables) {
+            *map = Self::of(rows.iter().filter(|row| row.get::<_, u32>("of_table") == table))?;
+        }
+        Ok(maps)
+    }
+
+    fn of<'rows>(rows: impl Iterator<Item = &'rows Row>) -> Result<Self> {
+        let mut map = Self { shards: Vec::new(), nodes: Vec::new() };
         for row in rows {
             let group = row.get("groupid");
             let known = map.nodes.iter().position(|node| node.group == group);

@@ -173,7 +173,7 @@ fn terminated_in_the_middle(retry_for: &str) -> (Db, Rows, std::path::PathBuf, t
     let path = rows.write(dir.path(), "rows.parquet");
     let db = slow_db(64);
     let running = small_blocks(Load::of(&path)).into(&db).with("--retry-for", retry_for).start();
-    for name in ["vecload load % writer 2", "vecload load", "vecload load % ids"] {
+    for name in ["vecload load % writer 2", "vecload load", "vecload load % control"] {
         if blocks(&db) == 0 || retry_for != "0s" {
             wait_for_blocks(&db, &running, 2);
         }
