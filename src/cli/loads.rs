@@ -7,6 +7,7 @@ use super::printer::{grouped, shown_seconds};
 use super::rejected_rows;
 use super::server::Context;
 use crate::error::Result;
+use crate::ledger::outbox::{self, Waiting};
 use crate::ledger::{self, history, undo};
 use crate::postgres::Session;
 
@@ -54,7 +55,8 @@ pub(super) async fn run(context: &Context<'_>, arguments: LoadsArguments) -> Res
 
 async fn list(context: &Context<'_>, session: &Session) -> Result<()> {
     let printer = context.printer;
-    let loads = history::list(session).await?;
+    let mut loads = history::list(session).await?;
+    history::add_waiting(&waiting(context, session, None).await, &mut loads, &mut []);
     if printer.is_json() {
         return printer.json(&json!({ "loads": loads }));
     }
@@ -83,10 +85,22 @@ async fn list(context: &Context<'_>, session: &Session) -> Result<()> {
     printer.answer(&table.trim_fmt())
 }
 
+/// Blocks of loads that were killed, or go on, as long as the workers can be asked.
+async fn waiting(context: &Context<'_>, session: &Session, id: Option<i64>) -> Vec<Waiting> {
+    outbox::waiting(session, id).await.unwrap_or_else(|error| {
+        context.printer.warn(&format!(
+            "rows of loads that are not finished may be more than is told here, for the workers could not be asked: {error}"
+        ));
+        Vec::new()
+    })
+}
+
 async fn show(context: &Context<'_>, session: &Session, id: i64) -> Result<()> {
     let printer = context.printer;
-    let load = history::find(session, id).await?;
+    let mut load = history::find(session, id).await?;
     let mut sources = history::sources(session, id).await?;
+    let waiting = waiting(context, session, Some(id)).await;
+    history::add_waiting(&waiting, std::slice::from_mut(&mut load), &mut sources);
     if printer.is_json() {
         return printer.json(&json!({ "load": load, "sources": sources }));
     }

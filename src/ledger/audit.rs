@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::history;
+use super::outbox::{self, Waiting};
 use crate::error::Result;
 use crate::postgres::catalog::Target;
 use crate::postgres::{pg_error, quote_ident};
@@ -91,8 +92,8 @@ pub async fn loads(client: &Client, target: &Target) -> Result<Vec<LoadState>> {
     Ok(summaries.into_iter().filter_map(state).collect())
 }
 
-/// Adds up the sources of a table.
-pub async fn books(client: &Client, target: &Target) -> Result<Books> {
+/// Adds up the sources of a table. With `asks_workers` with what is recorded there and not taken in yet, if anything is.
+pub async fn books(client: &Client, target: &Target, asks_workers: bool) -> Result<Books> {
     let row = client
         .query_one(
             "with loaded as (
@@ -114,16 +115,28 @@ pub async fn books(client: &Client, target: &Target) -> Result<Books> {
         )
         .await
         .map_err(|error| pg_error(format!("add up the sources of {}", target.name), error))?;
+    let waiting = waiting_blocks(client, target, asks_workers).await?;
     Ok(Books {
         sources: row.get("sources"),
         complete: row.get("complete"),
-        rows: row.get("loaded"),
+        rows: row.get::<_, i64>("loaded") + waiting.iter().map(|block| block.rows).sum::<i64>(),
         rejected: row.get("rejected"),
         unbalanced: row.get("unbalanced"),
     })
 }
 
-/// What the ledger has of each load's rows.
+/// Blocks of the table that are recorded on the workers. Asked for after the ledger's own: one that is taken in
+/// meanwhile is missed, not counted twice.
+async fn waiting_blocks(client: &Client, target: &Target, asks_workers: bool) -> Result<Vec<Waiting>> {
+    let mut waiting = match asks_workers && target.citus.is_some() {
+        true => outbox::waiting(client, None).await?,
+        false => Vec::new(),
+    };
+    waiting.retain(|block| block.target == target.oid);
+    Ok(waiting)
+}
+
+/// What the ledger has of each load's rows, with what is recorded on the workers.
 pub async fn recorded(client: &Client, target: &Target) -> Result<Vec<Recorded>> {
     let blocks = client
         .query(
@@ -135,11 +148,15 @@ pub async fn recorded(client: &Client, target: &Target) -> Result<Vec<Recorded>>
         .map_err(|error| pg_error(format!("read the blocks of {}", target.name), error))?;
     let mut loads: BTreeMap<i64, Recorded> = BTreeMap::new();
     let mut former: BTreeMap<i64, Vec<(i64, i64)>> = BTreeMap::new();
-    for block in &blocks {
-        let load: i64 = block.get("load_id");
-        let (rows, present): (i64, bool) = (block.get("rows"), block.get("present"));
-        let firsts: Vec<i64> = block.get("id_firsts");
-        let lasts: Vec<i64> = block.get("id_lasts");
+    let of_row = |block: &Row| {
+        let (firsts, lasts): (Vec<i64>, Vec<i64>) = (block.get("id_firsts"), block.get("id_lasts"));
+        let ids: Vec<(i64, i64)> = firsts.into_iter().zip(lasts).collect();
+        (block.get::<_, i64>("load_id"), block.get::<_, i64>("rows"), block.get::<_, bool>("present"), ids)
+    };
+    let of_waiting =
+        |block: Waiting| (block.load_id, block.rows, block.relfilenode == target.relfilenode, block.ids);
+    let waiting = waiting_blocks(client, target, true).await?;
+    for (load, rows, present, own) in blocks.iter().map(of_row).chain(waiting.into_iter().map(of_waiting)) {
         let recorded = loads.entry(load).or_insert_with(|| Recorded {
             load,
             rows: 0,
@@ -148,10 +165,10 @@ pub async fn recorded(client: &Client, target: &Target) -> Result<Vec<Recorded>>
             ids: Vec::new(),
         });
         recorded.rows += rows;
-        recorded.has_ids &= rows == 0 || !firsts.is_empty();
+        recorded.has_ids &= rows == 0 || !own.is_empty();
         recorded.elsewhere |= !present;
         let ids = if present { &mut recorded.ids } else { former.entry(load).or_default() };
-        ids.extend(firsts.into_iter().zip(lasts));
+        ids.extend(own);
     }
     // A sequence that was restarted has given ids again: they are those of the rows that came last.
     let mut given = joined(loads.values().flat_map(|load| load.ids.iter().copied()).collect());

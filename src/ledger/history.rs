@@ -1,8 +1,11 @@
 //! Looking at loads: their sources and their rejects.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use tokio_postgres::{Client, Row};
 
+use super::outbox::Waiting;
 use crate::error::{Error, Result};
 use crate::postgres::pg_error;
 
@@ -36,6 +39,9 @@ pub struct LoadSummary {
 /// A source of a load.
 #[derive(Debug, Clone, Serialize)]
 pub struct SourceSummary {
+    /// Its id in the ledger.
+    #[serde(skip)]
+    pub source_id: i64,
     /// Its path.
     pub source: String,
     /// `parquet`, `csv`, `jsonl` or `synthetic`.
@@ -146,7 +152,7 @@ pub async fn sources(client: &Client, load_id: i64) -> Result<Vec<SourceSummary>
              rejected as (
                  select source_id, count(*) as rows from vecload_ledger.rejects
                  where source_id in (select source_id from its) group by 1)
-             select its.name, its.kind, its.state, its.rows, its.recipe,
+             select its.source_id, its.name, its.kind, its.state, its.rows, its.recipe,
                  coalesce(loaded.rows, 0) as loaded, coalesce(rejected.rows, 0) as rejected
              from its left join loaded using (source_id) left join rejected using (source_id) order by source_id",
             &[&load_id],
@@ -154,6 +160,7 @@ pub async fn sources(client: &Client, load_id: i64) -> Result<Vec<SourceSummary>
         .await
         .map_err(|error| pg_error(format!("look up the sources of load {load_id}"), error))?;
     let source = |row: &Row| SourceSummary {
+        source_id: row.get("source_id"),
         source: row.get("name"),
         kind: row.get("kind"),
         state: row.get("state"),
@@ -163,6 +170,23 @@ pub async fn sources(client: &Client, load_id: i64) -> Result<Vec<SourceSummary>
         recipe: row.get("recipe"),
     };
     Ok(rows.iter().map(source).collect())
+}
+
+/// Adds what is recorded on the workers, and not taken in yet, to what the ledger has told of loads and sources.
+pub fn add_waiting(blocks: &[Waiting], loads: &mut [LoadSummary], sources: &mut [SourceSummary]) {
+    let (mut by_load, mut by_source) = (HashMap::new(), HashMap::new());
+    for block in blocks {
+        *by_load.entry(block.load_id).or_insert(0) += block.rows;
+        for (source_id, rows) in &block.slices {
+            *by_source.entry(*source_id).or_insert(0) += rows;
+        }
+    }
+    for load in loads {
+        load.rows += by_load.get(&load.load).copied().unwrap_or(0);
+    }
+    for source in sources {
+        source.loaded += by_source.get(&source.source_id).copied().unwrap_or(0);
+    }
 }
 
 /// The rejects of a load, in source order.

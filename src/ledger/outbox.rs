@@ -8,7 +8,7 @@
 //! A run may commit on a worker only while the shard has a fence of the run's: taking in begins with the removal of the
 //! fences, which waits for commits that are under way and turns later ones away.
 
-use tokio_postgres::{Client, GenericClient, Transaction};
+use tokio_postgres::{Client, GenericClient, Row, Transaction};
 
 use super::blocks::Run;
 use super::{START_LOCK, prepared};
@@ -224,6 +224,56 @@ async fn outboxes(client: &impl GenericClient, load_ids: &[i64]) -> Result<Vec<O
     let rows = client.query(used, &[&load_ids]).await;
     let rows = rows.map_err(|error| pg_error("look for the ledger's tables on the workers", error))?;
     Ok(rows.iter().map(|row| Outbox::of_group(row.get(0))).collect())
+}
+
+/// A committed block whose row is on a worker still.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// Its load.
+    pub load_id: i64,
+    /// OID of its table.
+    pub target: u32,
+    /// The table's storage that it went into.
+    pub relfilenode: u32,
+    /// Its rows.
+    pub rows: i64,
+    /// The source of each of its slices, and the slice's rows.
+    pub slices: Vec<(i64, i64)>,
+    /// The first and last of each range of its ids.
+    pub ids: Vec<(i64, i64)>,
+}
+
+/// Blocks whose rows wait on the workers to be taken in: of loads that go on, and of those that were killed. Of one
+/// load, or of all.
+pub async fn waiting(client: &Client, load_id: Option<i64>) -> Result<Vec<Waiting>> {
+    let failed = |error| pg_error("look for blocks that are recorded on the workers", error);
+    let unfinished = "select load_id from vecload_ledger.loads
+        where outboxes <> '{}' and state not in ('complete', 'rejects', 'limited', 'undone', 'forgotten')
+            and ($1::bigint is null or load_id = $1)";
+    let unfinished = client.query(unfinished, &[&load_id]).await.map_err(failed)?;
+    let unfinished: Vec<i64> = unfinished.iter().map(|row| row.get(0)).collect();
+    let mut waiting = Vec::new();
+    for outbox in outboxes(client, &unfinished).await? {
+        let blocks = format!(
+            "select load_id, target, relfilenode, rows, source_ids, slice_rows, id_firsts, id_lasts from {}
+             where load_id = any($1)",
+            outbox.blocks.sql()
+        );
+        let pairs = |row: &Row, firsts: &str, seconds: &str| -> Vec<(i64, i64)> {
+            row.get::<_, Vec<i64>>(firsts).into_iter().zip(row.get::<_, Vec<i64>>(seconds)).collect()
+        };
+        for row in client.query(&blocks, &[&unfinished]).await.map_err(failed)? {
+            waiting.push(Waiting {
+                load_id: row.get("load_id"),
+                target: row.get("target"),
+                relfilenode: row.get("relfilenode"),
+                rows: row.get("rows"),
+                slices: pairs(&row, "source_ids", "slice_rows"),
+                ids: pairs(&row, "id_firsts", "id_lasts"),
+            });
+        }
+    }
+    Ok(waiting)
 }
 
 /// A load that has given out ids again which blocks of these storages have, and whose rows are not taken in yet.

@@ -19,7 +19,7 @@ pub(super) async fn checks(
     tell: &dyn Fn(&str),
 ) -> Result<Vec<Check>> {
     let loads = made(session, "loads", loads(session, target)).await?;
-    let ledger = made(session, "ledger", ledger(session, target)).await?;
+    let ledger = made(session, "ledger", ledger(session, cluster, target)).await?;
     let counts = match cluster.silent() {
         _ if !count => Check::skip("counts", "the rows were not counted: --no-count"),
         _ if !relations.readable => {
@@ -132,11 +132,13 @@ async fn loads(session: &Session, target: &Target) -> Answer<Check> {
     Ok(check)
 }
 
-async fn ledger(session: &Session, target: &Target) -> Answer<Check> {
+async fn ledger(session: &Session, cluster: &Cluster, target: &Target) -> Answer<Check> {
     if let Some(why) = absent(session).await? {
         return Ok(Check::skip("ledger", why));
     }
-    let Books { sources, complete, rows, rejected, unbalanced } = audit::books(session, target).await?;
+    let asks_workers = cluster.silent().is_none();
+    let Books { sources, complete, rows, rejected, unbalanced } =
+        audit::books(session, target, asks_workers).await?;
     let found = format!(
         "{}, {complete} complete: {} loaded, {rejected} rejected",
         counted(sources, "source", "sources"),

@@ -126,7 +126,7 @@ fn a_killed_load_goes_on_by_another_route_and_is_taken_back() {
 
 /// A load that was killed while all that it has committed is still on the workers.
 #[test]
-fn an_undo_sees_what_a_killed_load_has_left_on_the_workers() {
+fn rows_that_a_killed_load_has_left_on_the_workers_are_listed_verified_and_taken_back() {
     let Some(cluster) = Cluster::shared() else { return };
     let session = cluster.session(0);
     migrate(cluster, "left_there", 64, 8);
@@ -139,7 +139,28 @@ fn an_undo_sees_what_a_killed_load_has_left_on_the_workers() {
     let id: i64 =
         session.one(&format!("select load_id from {LEDGER}.loads where target = 'left_there'::regclass"));
     assert_eq!(session.count(&format!("{LEDGER}.blocks where load_id = {id}")), 0);
-    cluster.vecload(&["loads", "undo", &id.to_string()]).exits(0);
+    // Whatever was on its way when the loader died has come, or never will.
+    session.wait_until(&format!(
+        "not exists (select from run_command_on_workers('select count(*) from pg_stat_activity
+             where application_name like ''vecload load {id} %''') where result <> '0')"
+    ));
+    let there = session.count("left_there");
+    let id = id.to_string();
+    let shown = cluster.vecload(&["loads", "show", &id, "--json"]).exits(0).report;
+    assert_eq!(shown["load"]["rows"], there);
+    assert_eq!(shown["sources"][0]["loaded"], there);
+    let loads = cluster.vecload(&["loads", "--json"]).exits(0).report;
+    let mut loads = loads["loads"].as_array().expect("loads").iter();
+    let listed = loads.find(|load| load["load"] == shown["load"]["load"]).expect("the load");
+    assert_eq!(listed["rows"], there);
+    let verified = cluster.vecload(&["verify", "--table", "left_there", "--json"]).report;
+    let checks = verified["checks"].as_array().expect("checks");
+    let check = |name| checks.iter().find(|check| check["name"] == name).expect("a check").clone();
+    assert_eq!(check("counts")["outcome"], "pass", "{verified}");
+    let knows = check("counts")["found"].to_string();
+    assert!(knows.contains("the ledger knows") && !knows.contains("another way"), "{knows}");
+    assert_eq!(check("ledger")["outcome"], "pass", "{verified}");
+    cluster.vecload(&["loads", "undo", &id]).exits(0);
     assert_eq!(session.count("left_there"), 0);
 }
 
