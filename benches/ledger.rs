@@ -161,7 +161,7 @@ impl Side {
                 has_deferrable: false,
                 table: table.into(),
                 target: table.into(),
-                is_distributed: false,
+                insert_sql: None,
                 relation: table.into(),
                 shard: None,
             };

@@ -89,7 +89,8 @@ async fn list(context: &Context<'_>, session: &Session) -> Result<()> {
 async fn waiting(context: &Context<'_>, session: &Session, id: Option<i64>) -> Vec<Waiting> {
     outbox::waiting(session, id).await.unwrap_or_else(|error| {
         context.printer.warn(&format!(
-            "rows of loads that are not finished may be more than is told here, for the workers could not be asked: {error}"
+            "loads that are not finished may have more rows than is told here, for the workers could not be asked: \
+             {error}"
         ));
         Vec::new()
     })

@@ -92,7 +92,7 @@ pub async fn loads(client: &Client, target: &Target) -> Result<Vec<LoadState>> {
     Ok(summaries.into_iter().filter_map(state).collect())
 }
 
-/// Adds up the sources of a table. With `asks_workers` with what is recorded there and not taken in yet, if anything is.
+/// Adds up the sources of a table. With `asks_workers` what is recorded there, and not taken in yet, is added too.
 pub async fn books(client: &Client, target: &Target, asks_workers: bool) -> Result<Books> {
     let row = client
         .query_one(

@@ -155,8 +155,8 @@ pub enum LeftPrepared {
     Anything,
 }
 
-/// Takes in what a run of a load of a distributed table has committed on the workers, if the load is still the run's. No prepared
-/// transaction with rows of the load is left afterwards.
+/// Takes in what a run of a load of a distributed table has committed on the workers, if the load is still the run's.
+/// No prepared transaction with rows of the load is left afterwards.
 pub async fn take_in_own(client: &mut Client, run: &Run, left: LeftPrepared) -> Result<()> {
     let failed = |error| pg_error("take in the ledger's rows from the workers", error);
     let transaction = client.transaction().await.map_err(failed)?;

@@ -28,7 +28,7 @@ pub(super) async fn complete_sources(load: &mut Prepared, hashing: &mut Hashing)
     let (balances, committed) = load
         .control
         .run(async |session| {
-            // Commits become durable here, where they are not; that none was lost before, the session's life speaks for.
+            // Commits become durable here, where they are not yet; that none was lost, the session's life speaks for.
             if let Some(run) = run.filter(|_| load.plan.target.citus.is_none()) {
                 flush(session, &run).await?;
             }

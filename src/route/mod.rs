@@ -32,12 +32,12 @@ pub struct CopyTable {
     pub copy_sql: String,
     /// Whether deferred constraints have to be checked before the ledger row is written.
     pub has_deferrable: bool,
-    /// The target's name, for messages; of a shard with its number.
+    /// The target's name, for messages; of a shard with its number and node.
     pub table: String,
     /// The target's name in SQL.
     pub target: String,
-    /// Whether rows go on to other nodes, whose errors lose their codes on the way.
-    pub is_distributed: bool,
+    /// An INSERT of one row, where rows go on to other nodes: what those say against a COPY loses its code on the way.
+    pub insert_sql: Option<String>,
     /// Name without its schema, as the server's contexts have it.
     pub relation: String,
     /// What is to be kept in a transaction that writes a shard.
@@ -137,7 +137,7 @@ impl Routing {
             has_deferrable: target.has_deferrable,
             table: target.name.to_string(),
             target: target.name.sql(),
-            is_distributed: target.citus.is_some(),
+            insert_sql: target.citus.is_some().then(|| insert_sql(&target.name, columns)),
             relation: target.name.name.clone(),
             shard: None,
         };
@@ -183,9 +183,9 @@ impl Routing {
             CopyTable {
                 copy_sql: copy_sql(&name, columns),
                 has_deferrable: target.has_deferrable,
-                table: format!("shard {} of {}", shard.id, target.name),
+                table: format!("shard {} of {} on {}", shard.id, target.name, map.nodes[shard.node]),
                 target: target.name.sql(),
-                is_distributed: false,
+                insert_sql: None,
                 relation: name.name,
                 shard: Some(ShardTable {
                     shard: shard.clone(),
@@ -227,6 +227,17 @@ impl Routing {
 }
 
 fn copy_sql(table: &QualifiedName, columns: &[String]) -> String {
+    format!("copy {} ({}) from stdin with (format binary)", table.sql(), column_list(columns))
+}
+
+/// As COPY, it gives identity columns the values that are sent.
+fn insert_sql(table: &QualifiedName, columns: &[String]) -> String {
+    let values: Vec<String> = (1..=columns.len()).map(|number| format!("${number}")).collect();
+    let (columns, values) = (column_list(columns), values.join(", "));
+    format!("insert into {} ({columns}) overriding system value values ({values})", table.sql())
+}
+
+fn column_list(columns: &[String]) -> String {
     let columns: Vec<String> = columns.iter().map(|column| quote_ident(column)).collect();
-    format!("copy {} ({}) from stdin with (format binary)", table.sql(), columns.join(", "))
+    columns.join(", ")
 }

@@ -7,12 +7,14 @@
 
 use bytes::{Bytes, BytesMut};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-use super::{WriteFailure, Writer};
+use super::{INTERNAL, WriteFailure, Writer};
 use crate::copy::{HEADER, TRAILER};
 use crate::error::Error;
 use crate::partition::HeldBlock;
 use crate::postgres::ServerError;
+use crate::postgres::sqlstate::{Reaction, reaction};
 use crate::postgres::watch::Watched;
 
 /// A block of which so many rows, and half of them, are refused, is guilty as a whole: something is wrong with the
@@ -61,7 +63,13 @@ impl Writer {
                 }
             };
             // By itself: what refused it before may be over.
-            let last = self.try_rows(&rest[guilty - 1..guilty], watched).await?;
+            let alone = &rest[guilty - 1..guilty];
+            let last = match (self.try_rows(alone, watched).await?, &self.table().insert_sql) {
+                (Some(passed_on), Some(sql)) if passed_on.code == INTERNAL => {
+                    self.try_insert(&alone[0], sql, watched).await?
+                }
+                (last, _) => last,
+            };
             self.execute("release savepoint vecload_round").await?;
             if let Some(last) = last {
                 refused.push((good + guilty - 1, last));
@@ -128,6 +136,33 @@ impl Writer {
         }
     }
 
+    /// What a worker says against a row, with its code: by that a row at fault is told from a disk that is full, which
+    /// stops a COPY at some row just as well.
+    async fn try_insert(
+        &self,
+        row: &Bytes,
+        sql: &str,
+        watched: &Watched,
+    ) -> Result<Option<ServerError>, WriteFailure> {
+        let fields = fields(row).ok_or_else(|| Error::bug("a tuple that does not hold its fields"))?;
+        let parameters: Vec<&(dyn ToSql + Sync)> = fields.iter().map(|field| field as _).collect();
+        self.execute("savepoint vecload_rows").await?;
+        watched.beat();
+        let inserted = self.session.execute(sql, &parameters).await;
+        watched.beat();
+        let Err(error) = inserted else {
+            self.execute("release savepoint vecload_rows").await?;
+            return Ok(None);
+        };
+        match ServerError::of(&error).filter(|said| reaction(&said.code) == Reaction::Isolate) {
+            Some(refusal) => {
+                self.execute("rollback to savepoint vecload_rows; release savepoint vecload_rows").await?;
+                Ok(Some(refusal))
+            }
+            None => Err(self.session.error(format!("COPY into {}", self.table().table), error).into()),
+        }
+    }
+
     fn whole_block(&self, refused: &[RefusedTuple], rows: usize) -> Error {
         let Some((_, last)) = refused.last() else { return Error::bug("no row is refused") };
         let constraint = match &last.constraint {
@@ -150,10 +185,72 @@ impl Writer {
     }
 }
 
+/// A field of a tuple: a value in its type's binary form, or null.
+#[derive(Debug, PartialEq, Eq)]
+struct Field<'tuple>(Option<&'tuple [u8]>);
+
+impl ToSql for Field<'_> {
+    fn to_sql(
+        &self,
+        _type: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match self.0 {
+            Some(value) => {
+                out.extend_from_slice(value);
+                Ok(IsNull::No)
+            }
+            None => Ok(IsNull::Yes),
+        }
+    }
+
+    // It was encoded for its column.
+    fn accepts(_type: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+/// The fields of a tuple of a binary COPY: their number in two bytes, before each its length in four, -1 for null
+/// (PostgreSQL manual, "COPY", binary format).
+fn fields(tuple: &[u8]) -> Option<Vec<Field<'_>>> {
+    let (count, mut rest) = tuple.split_first_chunk()?;
+    let mut fields = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let (length, after) = rest.split_first_chunk()?;
+        let field = match i32::from_be_bytes(*length) {
+            -1 => (None, after),
+            length => {
+                let (value, after) = after.split_at_checked(usize::try_from(length).ok()?)?;
+                (Some(value), after)
+            }
+        };
+        fields.push(Field(field.0));
+        rest = field.1;
+    }
+    rest.is_empty().then_some(fields)
+}
+
 /// The rows as a COPY's data.
 fn messages(rows: &[Bytes]) -> Vec<Bytes> {
     let mut data = BytesMut::from(HEADER);
     rows.iter().for_each(|row| data.extend_from_slice(row));
     data.extend_from_slice(TRAILER);
     vec![data.freeze()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tuple_gives_its_fields_or_nothing() {
+        let tuple = [0, 3, 0, 0, 0, 2, 7, 8, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+        assert_eq!(fields(&tuple), Some(vec![Field(Some(&[7, 8])), Field(None), Field(Some(&[]))]));
+        for end in 0..tuple.len() {
+            assert_eq!(fields(&tuple[..end]), None, "{end} bytes of it");
+        }
+        assert_eq!(fields(&[&tuple[..], &[0]].concat()), None);
+    }
 }

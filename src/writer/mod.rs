@@ -38,6 +38,9 @@ const MESSAGE_BYTES: usize = 256 * 1024;
 /// index present a block can take minutes.
 pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
+/// SQLSTATE `internal_error`.
+const INTERNAL: &str = "XX000";
+
 /// Writes blocks to one endpoint.
 pub struct Writer {
     session: Session,
@@ -324,9 +327,9 @@ impl Writer {
     fn failure(&self, error: tokio_postgres::Error) -> WriteFailure {
         let table = self.table();
         let refusal = ServerError::of(&error).filter(|server| {
-            // Citus passes on what a worker says against a row as an internal error.
-            let is_passed_on = table.is_distributed
-                && server.code == "XX000"
+            // Citus passes on what a worker says during a COPY as an internal error, be it about a row or not.
+            let is_passed_on = table.insert_sql.is_some()
+                && server.code == INTERNAL
                 && !is_of_the_cluster(&server.code, &server.message);
             reaction(&server.code) == Reaction::Isolate || is_passed_on
         });

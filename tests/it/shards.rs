@@ -168,23 +168,65 @@ fn rows_that_a_killed_load_has_left_on_the_workers_are_listed_verified_and_taken
 fn rows_that_a_shard_refuses_are_rejects() {
     let Some(cluster) = Cluster::shared() else { return };
     let session = cluster.session(0);
-    migrate(cluster, "choosy", 16, 8);
-    session.run("alter table choosy add constraint odd check ((metadata->>'n')::int % 701 <> 3)");
     let rows = Rows::new(6_000, 16);
     let dir = tempfile::tempdir().expect("a directory");
     let path = rows.write(dir.path(), "choosy.parquet");
     let refused: Vec<u64> = (0..6_000).filter(|row| row % 701 == 3).collect();
     let count = refused.len() as u64;
-    let load = |limit: &str| {
-        let load = cluster.load(&path, "choosy").with("--index", "none").with("--route", "shards");
-        load.with("--max-rejects", limit)
+    let rows = rows.bad(refused);
+    for route in ["shards", "coordinator"] {
+        let table = &format!("choosy_{route}");
+        migrate(cluster, table, 16, 8);
+        session
+            .run(&format!("alter table {table} add constraint odd check ((metadata->>'n')::int % 701 <> 3)"));
+        let load = |limit: &str| {
+            let load = cluster.load(&path, table).with("--index", "none").with("--route", route);
+            load.with("--max-rejects", limit)
+        };
+        load("0").run().exits(4).says("odd");
+        load("all").run().exits(3).state("rejects");
+        Rows::are_all_in(&[&rows], &session, table);
+        let all = load("all").run().exits(3).state("already_loaded").rows(0, count, 6_000 - count);
+        let id = all.load().to_string();
+        cluster.vecload(&["loads", "rejects", &id]).exits(0).answers("odd").answers("23514");
+    }
+}
+
+/// What a worker says during a COPY through the coordinator comes without its code, and at some row.
+#[test]
+fn a_worker_that_is_full_stops_the_load_and_is_no_matter_of_rows() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let session = cluster.session(0);
+    let dir = tempfile::tempdir().expect("a directory");
+    let rows = Rows::new(6_000, 16);
+    let path = rows.write(dir.path(), "rows.parquet");
+    let room = |says: &str| {
+        session.run(&format!(
+            "create or replace function room(number integer) returns boolean language plpgsql immutable
+             as $$ begin {says} return true; end $$"
+        ));
     };
-    load("0").run().exits(4).says("odd");
-    load("all").run().exits(3).state("rejects");
-    Rows::are_all_in(&[&rows.bad(refused)], &session, "choosy");
-    let all = load("all").run().exits(3).state("already_loaded").rows(0, count, 6_000 - count);
-    let id = all.load().to_string();
-    cluster.vecload(&["loads", "rejects", &id]).exits(0).answers("odd");
+    for route in ["shards", "coordinator"] {
+        let table = &format!("full_{route}");
+        migrate(cluster, table, 16, 8);
+        room(
+            "if number = 3000 then
+                 raise exception 'could not extend file: No space left on device' using errcode = 'disk_full';
+             end if;",
+        );
+        session.run(&format!("alter table {table} add constraint room check (room((metadata->>'n')::int))"));
+        let load = || {
+            let load = cluster.load(&path, table).with("--index", "none").with("--route", route);
+            load.with("--max-rejects", "all")
+        };
+        let stopped = load().run().exits(1).says("53100").says("free space");
+        let node = |node: &String| stopped.stderr.contains(node.as_str());
+        let nodes = session.column::<String>("select nodename || ':' || nodeport from pg_dist_node");
+        assert!(nodes.iter().any(node), "it names the worker{stopped}");
+        room("");
+        load().run().exits(0).state("complete");
+        Rows::are_all_in(&[&rows], &session, table);
+    }
 }
 
 #[test]
