@@ -33,6 +33,11 @@ pub(super) async fn prepare_in_tries(
     observer: &dyn Observer,
 ) -> Result<Prepared> {
     let options = SessionOptions { application_name: Some("vecload load".into()), transaction_timeout: None };
+    // No row was written.
+    let refused = |error: Error| match error.kind() {
+        Kind::Failed => error.with_kind(Kind::Refused),
+        _ => error,
+    };
     let mut tries = connector.retry.tries();
     let mut is_known = request.settings.waits_for_server;
     let mut before = None;
@@ -49,15 +54,9 @@ pub(super) async fn prepare_in_tries(
         };
         match prepared {
             Err(error) if is_known && (error.is_lost() || request.settings.waits_for_server) => {
-                tries.pause(error, &connector.stop).await?;
+                tries.pause(error, &connector.stop).await.map_err(refused)?;
             }
-            // No row was written.
-            prepared => {
-                return prepared.map_err(|error| match error.kind() {
-                    Kind::Failed => error.with_kind(Kind::Refused),
-                    _ => error,
-                });
-            }
+            prepared => return prepared.map_err(refused),
         }
     }
 }

@@ -29,6 +29,14 @@ pub(super) fn for_server_error(error: &ServerError) -> Option<String> {
         "08006" if error.message.contains("remote node") => {
             "a worker of the cluster is away: start it, or take it out of the cluster"
         }
+        // Citus has warned of what that node said.
+        "XX000" if error.message.contains("marked as essential") => {
+            "vecload verify tells what is wrong with that node"
+        }
+        "XX000" if error.message.contains("loaded Citus library version differs") => {
+            "an upgrade of Citus is not finished: run alter extension citus update on the node that says so, and on \
+             every other that has not had it"
+        }
         "57P01" | "57P02" => "the server was stopped or the session was ended: run the same command again",
         "57P03" => "the server is starting up or shutting down: try again in a moment",
         "25006" => {
@@ -191,6 +199,8 @@ mod tests {
             ("28000", "", "pg_hba.conf"),
             ("28000", "connection requires a valid client certificate", "sslkey"),
             ("08006", "connection to the remote node w:5432 failed", "worker"),
+            ("XX000", "failure on connection marked as essential: w:5432", "vecload verify"),
+            ("XX000", "loaded Citus library version differs from installed", "alter extension citus update"),
             ("3D000", "", "createdb"),
             ("53300", "", "max_connections"),
             ("53100", "", "free space"),

@@ -336,6 +336,8 @@ fn a_broken_cluster_is_described() {
     told.has("channel_search", "pass", &["Task Count 1"]);
     cluster.revive(2);
 
+    an_upgrade_that_is_not_finished_is_told(&cluster, dir.path());
+
     // What a membership manager does when a container goes.
     let shard: i64 =
         session.one("select min(shardid) from pg_dist_shard where logicalrelid = 'chunks'::regclass");
@@ -346,6 +348,40 @@ fn a_broken_cluster_is_described() {
         "pass",
         &["4 shards"],
     );
+}
+
+/// A node has the library of one version of Citus and the extension of another, as between a package's upgrade and
+/// `alter extension`.
+fn an_upgrade_that_is_not_finished_is_told(cluster: &Cluster, dir: &std::path::Path) {
+    let now: String = cluster.session(0).one("select extversion from pg_extension where extname = 'citus'");
+    let becomes = |node: usize, version: &str| {
+        cluster.session(node).run(&format!(
+            "set citus.enable_version_checks = off; set allow_system_table_mods = on;
+             update pg_extension set extversion = '{version}' where extname = 'citus'"
+        ));
+    };
+    let path = Rows::new(500, 8).from(50_000).write(dir, "more.parquet");
+    let load = |route: &str| cluster.load(&path, "chunks").with("--index", "keep").with("--route", route);
+    let worker = format!("127.0.0.1:{}", cluster.ports[2]);
+
+    becomes(2, "11.0-1");
+    verify(&cluster.url(0), &["--no-count"]).exits(1).has(
+        "citus",
+        "fail",
+        &[&worker, "alter extension citus update"],
+    );
+    load("shards").run().exits(1).says("alter extension citus update").says(&worker);
+    load("coordinator").run().exits(1).says(&worker).says("vecload verify");
+    becomes(2, &now);
+    load("auto").run().exits(0).state("complete");
+
+    becomes(0, "11.0-1");
+    // Not worth waiting for, however long one would.
+    load("auto").with("--retry-for", "1h").run().exits(2).says("alter extension citus update");
+    cluster.vecload(&["migrate", "--dim", "8"]).exits(1).says("alter extension citus update");
+    cluster.vecload(&["cluster", "status"]).exits(1).says("alter extension citus update");
+    becomes(0, &now);
+    load("auto").run().exits(0).state("already_loaded");
 }
 
 /// Of four shards on two nodes one moves to the first node, and comes back without its table.
