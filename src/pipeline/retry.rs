@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LAST_DELAY: Duration = Duration::from_secs(5);
 
+/// How hints end that say to do so.
+const AGAIN: &str = "run the same command again";
+
 /// Brings the server back where that is ours to do.
 pub type Revive = Arc<dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
@@ -79,14 +82,17 @@ impl Retry {
 
     /// The error when time is up.
     fn given_up(&self, error: &Error) -> Error {
-        let advice = error.advice().map(|advice| format!("{advice}; ")).unwrap_or_default();
+        let next = match error.advice() {
+            Some(advice) if advice.ends_with(AGAIN) => advice.to_owned(),
+            Some(advice) => format!("{advice}; then {AGAIN}"),
+            None => AGAIN.to_owned(),
+        };
         let tried = match self.limit.is_zero() {
             true => String::new(),
             false => format!("; no success within {} of retries", shown(self.limit)),
         };
         Error::failed(format!("{error}{tried}")).with_kind(error.kind()).hint(format!(
-            "{advice}then run the same command again: it goes on where it stopped (--retry-for says how long it tries \
-             by itself)"
+            "{next}: it goes on where it stopped (--retry-for says how long it tries by itself)"
         ))
     }
 
@@ -140,4 +146,25 @@ fn shown(duration: Duration) -> String {
     let seconds = Duration::from_secs(duration.as_secs_f64().round() as u64);
     let shown = if seconds.is_zero() { Duration::from_millis(duration.as_millis() as u64) } else { seconds };
     humantime::format_duration(shown).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_gives_up_says_once_what_to_do_next() {
+        let retry = Retry::new(Duration::from_secs(10), tokio::sync::mpsc::channel(1).0, None);
+        let advice = |hint: Option<&str>| {
+            let error = Error::failed("no answer");
+            let error = hint.map_or(Error::failed("no answer"), |hint| error.hint(hint));
+            retry.given_up(&error).advice().expect("advice").to_owned()
+        };
+        assert!(advice(None).starts_with("run the same command again: it goes on"));
+        assert!(
+            advice(Some("start it")).starts_with("start it; then run the same command again: it goes on")
+        );
+        let once = advice(Some("start it, then run the same command again"));
+        assert!(once.starts_with("start it, then run the same command again: it goes on"), "{once}");
+    }
 }
