@@ -3,7 +3,9 @@
 //! `nextval` is called once per id and its values are sent with the rows, so ids never collide with other
 //! users of the sequence, and a block's rows can be found again by its ids.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -19,6 +21,9 @@ const IDS_PER_REQUEST: i64 = 8192;
 
 /// Requests answered ahead of the lanes.
 const REQUESTS_AHEAD: usize = 2;
+
+/// Ids that come within this time of the end of a load are waited for.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(1);
 
 /// Hands reserved ids to the lanes.
 #[derive(Debug)]
@@ -41,6 +46,7 @@ pub struct Filling {
     width: usize,
     left: i64,
     sender: Sender<Result<Vec<IdRange>>>,
+    stop: Arc<Stop>,
 }
 
 impl Filling {
@@ -49,9 +55,7 @@ impl Filling {
         while self.left > 0 {
             let count = self.left.min(IDS_PER_REQUEST);
             // Ids of a try whose answer was lost stay unused.
-            let reserved =
-                control.run(async |session| reserve(session, &self.sequence, self.width, count).await);
-            let ids = reserved.await;
+            let ids = control.run(async |session| self.reserve(session, count).await).await;
             let failed = ids.is_err();
             self.left -= count;
             // Nobody listens any more once the lanes have ended.
@@ -60,6 +64,23 @@ impl Filling {
             }
         }
     }
+
+    /// Reserves ids, unless the load stops meanwhile: a session that waits for a locked sequence could not record that.
+    async fn reserve(&self, session: &Session, count: i64) -> Result<Vec<IdRange>> {
+        let mut reserving = pin!(reserve(session, &self.sequence, self.width, count));
+        let given_up = async {
+            self.stop.stopping().await;
+            tokio::time::sleep(GIVE_UP_AFTER).await;
+        };
+        tokio::select! {
+            ids = &mut reserving => return ids,
+            () = given_up => {}
+        }
+        if let Err(error) = session.cancel().await {
+            tracing::debug!("{error}");
+        }
+        reserving.await
+    }
 }
 
 impl IdPool {
@@ -67,8 +88,8 @@ impl IdPool {
     pub fn new(sequence: Sequence, width: usize, most: u64, stop: Arc<Stop>) -> (Arc<Self>, Filling) {
         let (sender, coming) = channel(REQUESTS_AHEAD);
         let left = i64::try_from(most).unwrap_or(i64::MAX);
-        let pool = Self { inner: Mutex::new(Inner { ready: Vec::new(), coming }), stop };
-        (Arc::new(pool), Filling { sequence, width, left, sender })
+        let filling = Filling { sequence, width, left, sender, stop: Arc::clone(&stop) };
+        (Arc::new(Self { inner: Mutex::new(Inner { ready: Vec::new(), coming }), stop }), filling)
     }
 
     /// Takes `count` ids; blocks, and so is for lanes only.

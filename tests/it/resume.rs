@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -154,6 +155,29 @@ fn ctrl_c_is_heard_while_the_file_is_hashed() {
     db.wait_until("(select count(*) from chunks) = 500");
     running.signal(Signal::SIGINT);
     running.outcome().exits(130).state("interrupted").rows(500, 0, 0).says("run the same command");
+}
+
+/// The control session reserves ids, and it records how the load ends.
+#[test]
+fn ctrl_c_is_heard_while_somebody_locks_the_sequence_of_ids() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rows = Rows::new(500, 16);
+    let path = rows.write(dir.path(), "rows.parquet");
+    let db = Db::new();
+    db.table("chunks", 16);
+    let holder = db.session();
+    holder.run("begin; alter sequence chunks_id_seq cache 1");
+    let mut running = Load::of(&path).into(&db).with("--index", "none").start();
+    db.wait_until(
+        "exists (select from pg_stat_activity where datname = current_database()
+             and query like '%nextval%' and application_name like 'vecload%' and wait_event_type = 'Lock')",
+    );
+    running.signal(Signal::SIGINT);
+    assert!(running.has_ended_within(Duration::from_secs(9)), "it waits for the lock");
+    running.outcome().exits(130).state("interrupted").rows(0, 0, 0);
+    holder.run("commit");
+    Load::of(&path).into(&db).with("--index", "none").run().exits(0).rows(500, 0, 0);
+    Rows::are_all_in(&[&rows], &db, "chunks");
 }
 
 #[test]
