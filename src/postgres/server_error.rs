@@ -52,7 +52,7 @@ impl ServerError {
 
     /// The message with code, detail and context, on one line.
     pub fn summary(&self) -> String {
-        let mut text = format!("{} (SQLSTATE {})", self.message, self.code);
+        let mut text = format!("{} (SQLSTATE {})", one_line(&self.message), self.code);
         let more: Vec<String> =
             [&self.detail, &self.context].into_iter().flatten().map(|more| excerpt(more)).collect();
         if !more.is_empty() {
@@ -223,11 +223,16 @@ pub(super) fn io_reason(error: &io::Error) -> String {
 }
 
 fn excerpt(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = one_line(text);
     match line.char_indices().nth(EXCERPT_CHARS_MAX) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
+}
+
+/// What Citus passes on of libpq has several lines.
+pub(super) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -261,6 +266,9 @@ mod tests {
             summary,
             "duplicate key (SQLSTATE 23505): Key (id)=(5) already exists.; COPY chunks, line 3"
         );
+        let passed_on = "server closed the connection unexpectedly\n\tThis probably means";
+        let passed_on = ServerError { message: passed_on.to_owned(), ..error("58030") }.summary();
+        assert!(passed_on.starts_with("server closed the connection unexpectedly This probably"), "{passed_on}");
         let mut long = error("23505");
         long.detail = Some("ä".repeat(5000));
         assert!(long.summary().chars().count() < 400);

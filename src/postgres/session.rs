@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::error::{DbError, Severity};
+use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, SimpleQueryMessage, Socket, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::{debug, info, warn};
 
-use super::server_error::pg_error;
+use super::server_error::{one_line, pg_error};
 use crate::error::{Error, Result};
 
 /// A transaction that waits for its client holds locks and dead rows; ours never wait this long.
@@ -248,14 +248,14 @@ async fn drive<T>(
 }
 
 fn log_notice(peer: &str, notice: &DbError) {
-    let message = notice.message();
     let detail = notice.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
+    let said = one_line(&format!("{peer}: {}{detail}", notice.message()));
     match notice.parsed_severity() {
-        Some(Severity::Warning | Severity::Error | Severity::Fatal | Severity::Panic) => {
-            warn!("{peer}: {message}{detail}");
-        }
-        Some(Severity::Notice | Severity::Info) => info!("{peer}: {message}{detail}"),
-        Some(Severity::Debug | Severity::Log) | None => debug!("{peer}: {message}{detail}"),
+        // Rolled back in case there was one.
+        Some(Severity::Warning) if *notice.code() == SqlState::NO_ACTIVE_SQL_TRANSACTION => debug!("{said}"),
+        Some(Severity::Warning | Severity::Error | Severity::Fatal | Severity::Panic) => warn!("{said}"),
+        Some(Severity::Notice | Severity::Info) => info!("{said}"),
+        Some(Severity::Debug | Severity::Log) | None => debug!("{said}"),
     }
 }
 

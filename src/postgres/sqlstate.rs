@@ -48,10 +48,10 @@ pub fn reaction(code: &str) -> Reaction {
     listed.map_or(Reaction::Stop, |(_, reaction)| *reaction)
 }
 
-/// Whether an internal error of Citus is about its nodes and shards as they were just now, and not about rows: a node
-/// has lost another, of which it passes on what its connection said, or a shard was split while the statement waited.
+/// Whether an error of Citus is about its nodes and shards as they were just now, and not about rows: a node has lost
+/// another, of which it passes on what its connection said, or a shard was split while the statement waited.
 pub fn is_of_the_cluster(code: &str, message: &str) -> bool {
-    const SAID: [&str; 6] = [
+    const INTERNAL: [&str; 6] = [
         "server closed the connection unexpectedly",
         "connection not open",
         "connection has been closed unexpectedly",
@@ -59,7 +59,14 @@ pub fn is_of_the_cluster(code: &str, message: &str) -> bool {
         "connection to server",
         "could not find valid entry for shard",
     ];
-    code == "XX000" && SAID.iter().any(|said| message.contains(said))
+    // A worker's session that is gone in the middle of a COPY.
+    const INPUT_OUTPUT: [&str; 2] = ["failed to COPY to shard", "failed to complete COPY on"];
+    let said: &[&str] = match code {
+        "XX000" => &INTERNAL,
+        "58030" => &INPUT_OUTPUT,
+        _ => &[],
+    };
+    said.iter().any(|said| message.contains(said))
 }
 
 #[cfg(test)]
@@ -79,5 +86,14 @@ mod tests {
         {
             assert_eq!(reaction(code), Reaction::Stop, "{code}");
         }
+    }
+
+    #[test]
+    fn a_worker_that_is_lost_in_the_middle_of_a_copy_is_told_from_a_broken_disk() {
+        assert!(is_of_the_cluster("58030", "failed to COPY to shard 102012 on 127.0.0.1:9711"));
+        assert!(is_of_the_cluster("58030", "failed to complete COPY on 127.0.0.1:9711"));
+        assert!(is_of_the_cluster("XX000", "connection not open"));
+        assert!(!is_of_the_cluster("58030", "could not read blocks 5..5 in file \"base/5/16384\""));
+        assert!(!is_of_the_cluster("XX000", "failed to COPY to shard"));
     }
 }

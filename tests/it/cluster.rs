@@ -129,6 +129,12 @@ impl Cluster {
         self.control(node, &["-w", "-l", log.to_str().expect("UTF-8"), "start"]);
     }
 
+    /// Stops a node in order, whose sessions are told so, and starts it.
+    pub(crate) fn restart(&self, node: usize) {
+        self.control(node, &["-m", "fast", "stop"]);
+        self.revive(node);
+    }
+
     fn control(&self, node: usize, words: &[&str]) {
         let mut control = as_account(&self.bindir.join("pg_ctl"));
         control.arg("-D").arg(self.data(node)).args(words).stdout(Stdio::null());

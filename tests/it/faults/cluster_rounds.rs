@@ -18,8 +18,8 @@ const ROUNDS: u64 = 4;
 
 const PATIENCE: Duration = Duration::from_secs(150);
 
-/// Runs beyond those that were struck.
-const SPARE_RUNS: u64 = 8;
+/// What may happen to a load.
+const STRIKES_MAX: u64 = 3;
 
 const DIM: usize = 48;
 
@@ -108,10 +108,10 @@ impl Round<'_> {
         let words = ["migrate", "--dim", "48", "--shards", shards, "--no-index", "--table", &self.table];
         self.cluster.vecload(&words).exits(0);
         self.note(&format!("{} rows, {shards} shards", rows.count()));
-        let mut left = dice.of_range(1..4);
+        let mut left = dice.of_range(1..STRIKES_MAX + 1);
         let pace = pace.mul_f64(rows.count() as f64 / PILOT_ROWS as f64);
         for run in 1.. {
-            assert!(run <= 4 + SPARE_RUNS, "not done after {} runs", run - 1);
+            assert!(run <= 1 + STRIKES_MAX, "not done after {} runs", run - 1);
             let load = self.cluster.load(&path, &self.table).with("--index", "none").with("--max-rejects", 1);
             let load = load.with("--route", dice.pick(&["auto", "shards", "shards", "coordinator"]));
             let load = load.with("--writers", dice.of_range(1..5)).with("--lanes", dice.of_range(1..3));
@@ -119,37 +119,48 @@ impl Round<'_> {
                 load.with("--memory", dice.pick(&["32MiB", "48MiB", "512MiB"])).with("--retry-for", "2m");
             let mut running = load.start();
             self.note(&format!("run {run}: {}", running.command_line()));
-            let mut was_struck = false;
+            let mut was_killed = false;
             while left > 0 && !running.has_ended_within(pace.mul_f64(dice.of_range(0..400) as f64 / 1000.0)) {
                 left -= 1;
-                was_struck = true;
                 let what = self.strike(dice, &mut running);
+                was_killed |= what == "kill";
                 *tally.entry(what).or_default() += 1;
             }
             assert!(running.has_ended_within(PATIENCE), "run {run} does not end: {}", running.said());
             let outcome = running.outcome_of_any_end();
             self.note(&format!("run {run} ended{outcome}"));
-            if self.is_done(&outcome, was_struck) {
+            if Self::is_done(&outcome, was_killed) {
                 break;
             }
         }
         self.verify(&rows);
     }
 
-    /// Whether a run has ended with all done; if not, something must have struck it.
-    fn is_done(&self, outcome: &Outcome, was_struck: bool) -> bool {
+    /// Whether a run has ended with all done. Nothing but its own death keeps it from that: what else strikes is over
+    /// long before `--retry-for`.
+    fn is_done(outcome: &Outcome, was_killed: bool) -> bool {
         assert!(!outcome.stderr.contains("panicked"), "a panic: {outcome}");
-        if outcome.signal().is_none() && outcome.code() == 3 {
-            return true;
+        if outcome.signal() == Some(9) {
+            assert!(was_killed, "somebody else killed it: {outcome}");
+            return false;
         }
-        assert!(was_struck, "it failed, and nothing had happened: {outcome}");
-        assert!(outcome.signal() == Some(9) || [1, 2].contains(&outcome.code()), "{outcome}");
-        false
+        assert_eq!(outcome.code(), 3, "{outcome}");
+        true
     }
 
     fn strike(&mut self, dice: &mut Dice, running: &mut Running) -> &'static str {
-        let strike =
-            dice.pick(&["kill", "move", "move", "logical move", "split", "worker", "coordinator", "backend"]);
+        let strike = dice.pick(&[
+            "kill",
+            "move",
+            "move",
+            "logical move",
+            "split",
+            "worker",
+            "coordinator",
+            "restart",
+            "backend",
+            "backend of Citus",
+        ]);
         self.note(strike);
         match strike {
             "kill" => running.signal(nix::sys::signal::Signal::SIGKILL),
@@ -158,13 +169,9 @@ impl Round<'_> {
             "split" => self.split_shard(dice),
             "worker" => self.crash(dice.of_range(1..3) as usize, dice, running),
             "coordinator" => self.crash(0, dice, running),
-            _ => {
-                let node = dice.of_range(0..3) as usize;
-                let end = "select count(pg_terminate_backend(pid)) from (
-                    select pid from pg_stat_activity where application_name like 'vecload load %'
-                    order by pid limit 1) one";
-                self.cluster.session(node).one::<i64>(end);
-            }
+            "restart" => self.cluster.restart(dice.of_range(0..3) as usize),
+            "backend" => self.end_backend(dice.of_range(0..3) as usize, "vecload load "),
+            _ => self.end_backend(dice.of_range(1..3) as usize, "citus_internal "),
         }
         strike
     }
@@ -173,6 +180,15 @@ impl Round<'_> {
         self.cluster.crash(node);
         running.has_ended_within(Duration::from_millis(dice.of_range(0..1_500)));
         self.cluster.revive(node);
+    }
+
+    /// Ends one session of a node whose name begins so.
+    fn end_backend(&self, node: usize, name: &str) {
+        self.cluster.session(node).one::<i64>(&format!(
+            "select count(pg_terminate_backend(pid)) from (
+                 select pid from pg_stat_activity where starts_with(application_name, '{name}')
+                 order by state <> 'active', pid limit 1) one"
+        ));
     }
 
     fn shard(&self, dice: &mut Dice) -> (i64, i32) {
