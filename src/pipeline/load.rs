@@ -155,7 +155,7 @@ impl Prepared {
             _ => error,
         });
         // Until the last word is written a signal is heard.
-        let settled = finish::settle(self, outcome, &counters, figures).await;
+        let settled = Box::pin(finish::settle(self, outcome, &counters, figures)).await;
         signals.abort();
         settled
     }

@@ -39,6 +39,8 @@ pub(super) fn for_server_error(error: &ServerError) -> Option<String> {
         }
         "57P01" | "57P02" => "the server was stopped or the session was ended: run the same command again",
         "57P03" => "the server is starting up or shutting down: try again in a moment",
+        // Prepared statements that nobody has prepared, or somebody else.
+        "26000" | "42P05" => NO_SESSIONS,
         "25006" => {
             "this server takes no writes (a standby?): connect to the primary, or set target_session_attrs=primary"
         }
@@ -104,6 +106,9 @@ pub(super) fn for_io(kind: ErrorKind) -> Option<&'static str> {
         _ => None,
     }
 }
+
+pub(super) const NO_SESSIONS: &str = "connect to the server itself, or to a pooler that keeps sessions (PgBouncer: \
+     pool_mode = session): vecload's locks, settings and prepared statements are its sessions' own";
 
 pub(super) const NO_SUCH_HOST: &str =
     "check the host's name in the URL or PGHOST, and this machine's name service";

@@ -3,6 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::net::lookup_host;
@@ -15,6 +16,7 @@ use tracing::{debug, info};
 use super::failure::Failure;
 use super::hosts::HostSettings;
 use super::options::SessionAttributes;
+use super::pooler;
 use super::server_error;
 use super::session::{Session, SessionOptions};
 use super::settings::ConnectSettings;
@@ -68,6 +70,7 @@ impl ConnectSettings {
             match self
                 .attempt(host, address, tls, options)
                 .await
+                .and_then(Failure::unless_own)
                 .and_then(|session| Failure::unless_fit(session, wanted))
             {
                 Ok(session) => return Some(session),
@@ -127,8 +130,21 @@ impl ConnectSettings {
         tls: &MakeRustlsConnect,
         options: &SessionOptions,
     ) -> Result<Session, tokio_postgres::Error> {
-        let (client, connection) = self.config(host, address, mode, options).connect(tls.clone()).await?;
-        Session::start(client, connection, tls.clone(), host.describe(), options).await
+        let config = self.config(host, address, mode, options);
+        let (client, connection) = config.connect(tls.clone()).await?;
+        let mut session = Session::start(client, connection, tls.clone(), host.describe()).await?;
+        let known = || self.keeping_sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if !session.is_direct(address, host.port) && !known().contains(session.peer()) {
+            let pid = session.backend_pid();
+            let proof = Box::pin(pooler::lends_processes(&session, pid, &config, tls.clone()));
+            session.is_lent = proof.await?;
+            if session.is_lent {
+                return Ok(session);
+            }
+            known().insert(session.peer().to_owned());
+        }
+        session.set_up(options).await?;
+        Ok(session)
     }
 
     fn config(

@@ -42,6 +42,20 @@ impl Failure {
         Self { peer, reason, hint, is_final: false, is_transient: true }
     }
 
+    /// The session, if it has a server process to itself.
+    pub(super) fn unless_own(session: Session) -> Result<Session, Self> {
+        if !session.is_lent {
+            return Ok(session);
+        }
+        Err(Self {
+            peer: session.peer().to_owned(),
+            reason: "a pooler lends each transaction another server process".to_owned(),
+            hint: Some(advice::NO_SESSIONS.to_owned()),
+            is_final: true,
+            is_transient: false,
+        })
+    }
+
     /// The session, if its server is what `target_session_attrs` asks for.
     pub(super) fn unless_fit(session: Session, wanted: SessionAttributes) -> Result<Session, Self> {
         let (fits, is) = match wanted {

@@ -15,6 +15,7 @@ pub mod migrate;
 mod options;
 mod parameters;
 mod passfile;
+mod pooler;
 pub mod quote;
 pub mod server_error;
 mod service;

@@ -268,7 +268,10 @@ mod tests {
         );
         let passed_on = "server closed the connection unexpectedly\n\tThis probably means";
         let passed_on = ServerError { message: passed_on.to_owned(), ..error("58030") }.summary();
-        assert!(passed_on.starts_with("server closed the connection unexpectedly This probably"), "{passed_on}");
+        assert!(
+            passed_on.starts_with("server closed the connection unexpectedly This probably"),
+            "{passed_on}"
+        );
         let mut long = error("23505");
         long.detail = Some("ä".repeat(5000));
         assert!(long.summary().chars().count() < 400);

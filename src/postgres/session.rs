@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -57,6 +58,8 @@ pub struct Session {
     warned: Arc<AtomicBool>,
     /// By their text.
     prepared: Mutex<HashMap<&'static str, Statement>>,
+    /// A pooler lends it a server process for each transaction: it is not a session at all.
+    pub(super) is_lent: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +68,9 @@ struct Server {
     backend_pid: i32,
     standby: bool,
     read_only: bool,
+    /// Where it listens, as it says itself: the port, and the address that the session reached.
+    port: Option<u16>,
+    reached: Option<(IpAddr, u16)>,
 }
 
 /// The task that reads and writes the socket; it ends with the session.
@@ -77,13 +83,12 @@ impl Drop for Driver {
 }
 
 impl Session {
-    /// Takes over a fresh connection and sets its session up.
+    /// Takes over a fresh connection, and asks what is at its other end.
     pub(super) async fn start<T>(
         client: Client,
         connection: Connection<Socket, T>,
         tls: MakeRustlsConnect,
         peer: String,
-        options: &SessionOptions,
     ) -> Result<Self, tokio_postgres::Error>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -92,8 +97,36 @@ impl Session {
         let drive = drive(connection, peer.clone(), Arc::clone(&ended), Arc::clone(&warned));
         let driver = Driver(tokio::spawn(drive));
         let server = probe(&client).await?;
-        set_up(&client, &server, options).await?;
-        Ok(Self { client, driver, tls, server, peer, ended, warned, prepared: Mutex::default() })
+        let (prepared, is_lent) = (Mutex::default(), false);
+        Ok(Self { client, driver, tls, server, peer, ended, warned, prepared, is_lent })
+    }
+
+    /// Whether the server says that it listens where the connection went; if not, something is in between.
+    pub(super) fn is_direct(&self, address: Option<IpAddr>, port: u16) -> bool {
+        match address {
+            Some(address) => self.server.reached == Some((address, port)),
+            None => self.server.reached.is_none() && self.server.port == Some(port),
+        }
+    }
+
+    /// Settings that a role's or database's defaults, or the user's `options`, must not change under a load.
+    /// `search_path` stays the user's.
+    pub(super) async fn set_up(&self, options: &SessionOptions) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute(&settings(self.server.version, options)).await?;
+        // These need a socket of the right kind and a platform that can: a session without them is slower to notice.
+        let mut wishes = vec![SERVER_KEEPALIVES];
+        if self.server.version >= 140_000 {
+            wishes.push(SERVER_CHECKS_CLIENT);
+        }
+        for wish in wishes {
+            match self.client.batch_execute(wish).await {
+                Err(error) if error.as_db_error().is_some() => {
+                    debug!("the server doesn't take `{wish}`: {error}");
+                }
+                done => done?,
+            }
+        }
+        Ok(())
     }
 
     /// The server's `server_version_num`: 170004 is 17.4.
@@ -261,8 +294,10 @@ fn log_notice(peer: &str, notice: &DbError) {
 
 async fn probe(client: &Client) -> Result<Server, tokio_postgres::Error> {
     let query = "SELECT current_setting('server_version_num'), pg_backend_pid(), pg_is_in_recovery(), \
-                 current_setting('transaction_read_only')";
-    let mut server = Server { version: 0, backend_pid: 0, standby: false, read_only: false };
+                 current_setting('transaction_read_only'), current_setting('port'), \
+                 host(inet_server_addr()), inet_server_port()";
+    let mut server =
+        Server { version: 0, backend_pid: 0, standby: false, read_only: false, port: None, reached: None };
     for message in client.simple_query(query).await? {
         if let SimpleQueryMessage::Row(row) = message {
             let text = |column| row.try_get(column).map(Option::unwrap_or_default);
@@ -270,33 +305,11 @@ async fn probe(client: &Client) -> Result<Server, tokio_postgres::Error> {
             server.backend_pid = text(1)?.parse().unwrap_or_default();
             server.standby = text(2)? == "t";
             server.read_only = text(3)? == "on";
+            server.port = text(4)?.parse().ok();
+            server.reached = text(5)?.parse().ok().zip(text(6)?.parse().ok());
         }
     }
     Ok(server)
-}
-
-/// Settings that a role's or database's defaults, or the user's `options`, must not change under a load.
-/// `search_path` stays the user's.
-async fn set_up(
-    client: &Client,
-    server: &Server,
-    options: &SessionOptions,
-) -> Result<(), tokio_postgres::Error> {
-    client.batch_execute(&settings(server.version, options)).await?;
-    // These need a socket of the right kind and a platform that can: a session without them is slower to notice.
-    let mut wishes = vec![SERVER_KEEPALIVES];
-    if server.version >= 140_000 {
-        wishes.push(SERVER_CHECKS_CLIENT);
-    }
-    for wish in wishes {
-        match client.batch_execute(wish).await {
-            Err(error) if error.as_db_error().is_some() => {
-                debug!("the server doesn't take `{wish}`: {error}");
-            }
-            done => done?,
-        }
-    }
-    Ok(())
 }
 
 fn settings(version: u32, options: &SessionOptions) -> String {

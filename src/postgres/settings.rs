@@ -1,6 +1,8 @@
 //! What to connect to and how, resolved from a URL, the service file, the environment and the password file.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::unistd::{Uid, User};
@@ -35,6 +37,8 @@ pub struct ConnectSettings {
     pub(super) session_attributes: SessionAttributes,
     pub(super) shuffle_hosts: bool,
     pub(super) tls: TlsSettings,
+    /// Places in front of servers that were seen to keep sessions.
+    pub(super) keeping_sessions: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl ConnectSettings {
@@ -84,6 +88,7 @@ impl ConnectSettings {
             session_attributes: SessionAttributes::from_parameters(parameters)?,
             shuffle_hosts: shuffle_hosts(parameters)?,
             tls: TlsSettings::from_parameters(parameters, home)?,
+            keeping_sessions: Arc::default(),
         };
         settings.find_passwords();
         Ok(settings)

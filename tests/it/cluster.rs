@@ -73,10 +73,7 @@ impl Cluster {
             directory: std::env::temp_dir().join(name),
         };
         std::fs::create_dir(&cluster.directory).expect("make a directory");
-        if let Some(user) = account() {
-            let (uid, gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
-            std::os::unix::fs::chown(&cluster.directory, uid, gid).expect("hand over the directory");
-        }
+        give_to_account(&cluster.directory);
         Some(cluster)
     }
 
@@ -147,10 +144,7 @@ impl Cluster {
         let pgpass = self.directory.join("pgpass");
         std::fs::write(&pgpass, line).expect("write the password file");
         std::fs::set_permissions(&pgpass, Permissions::from_mode(0o600)).expect("hide the password file");
-        if let Some(user) = account() {
-            let (uid, gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
-            std::os::unix::fs::chown(&pgpass, uid, gid).expect("hand over the password file");
-        }
+        give_to_account(&pgpass);
         for node in 0..self.nodes.len() {
             let session = self.session(node);
             session.run(&format!("alter role vecload password '{}'", password.replace('\'', "''")));
@@ -222,7 +216,16 @@ fn account() -> Option<User> {
     geteuid().is_root().then(|| find("postgres").or_else(|| find("nobody")).expect("an unprivileged user"))
 }
 
-fn as_account(program: &Path) -> Command {
+/// Lets the account have a file or directory of the test's.
+pub(crate) fn give_to_account(path: &Path) {
+    if let Some(user) = account() {
+        let (uid, gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+        std::os::unix::fs::chown(path, uid, gid).expect("hand over a file");
+    }
+}
+
+/// A program to be run without the rights of root.
+pub(crate) fn as_account(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir("/").env("LC_ALL", "C");
     if let Some(user) = account() {

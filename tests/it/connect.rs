@@ -1,5 +1,12 @@
 //! Servers that can't be used: each is refused before anything is written, in words that say why, without secrets.
 
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Stdio};
+
+use tempfile::TempDir;
+
+use super::cluster::{as_account, give_to_account};
 use super::program::{Load, Outcome, Vecload, vecload};
 use super::rows::Rows;
 use super::server::{Db, server};
@@ -161,4 +168,85 @@ fn a_database_that_can_only_be_read_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = Rows::new(5, 8).write(dir.path(), "rows.parquet");
     Load::of(&path).into(&db).run().exits(2).says("read-only");
+}
+
+/// PgBouncer before the server of the tests, reached by a socket; ended and removed with the test.
+struct PgBouncer {
+    process: Child,
+    directory: TempDir,
+    _log: BufReader<ChildStderr>,
+}
+
+impl PgBouncer {
+    /// None, said loudly, where it is not installed.
+    fn start(role: &Role, db: &Db, pool_mode: &str) -> Option<Self> {
+        let find = |dir: &str| Some(Path::new(dir).join("pgbouncer")).filter(|program| program.is_file());
+        let path = std::env::var("PATH").unwrap_or_default();
+        let Some(program) = path.split(':').chain(["/usr/sbin"]).find_map(find) else {
+            eprintln!("SKIPPED: no PgBouncer found");
+            return None;
+        };
+        let directory = TempDir::with_prefix("pb").expect("a directory");
+        let (name, sockets) = (db.name(), directory.path());
+        let settings = format!(
+            "[databases]\n\
+             {name} = host=127.0.0.1 port={} user={} password='{PASSWORD}'\n\
+             [pgbouncer]\n\
+             listen_addr =\nunix_socket_dir = {}\nauth_type = any\npool_mode = {pool_mode}\n\
+             ignore_startup_parameters = extra_float_digits\n",
+            role.port,
+            role.name,
+            sockets.display(),
+        );
+        std::fs::write(sockets.join("settings"), settings).expect("write its settings");
+        give_to_account(sockets);
+        let mut process = as_account(&program);
+        process.arg(sockets.join("settings")).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = process.spawn().expect("start PgBouncer");
+        let mut log = BufReader::new(process.stderr.take().expect("its log"));
+        let mut told = String::new();
+        while !told.contains("process up") {
+            assert!(log.read_line(&mut told).expect("read its log") > 0, "PgBouncer does not start: {told}");
+        }
+        Some(Self { process, directory, _log: log })
+    }
+
+    fn url(&self, db: &Db) -> String {
+        let name = db.name();
+        format!("postgresql:///{name}?user=anybody&port=6432&host={}", self.directory.path().display())
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+#[test]
+fn a_pooler_that_keeps_sessions_is_as_good_as_the_server_and_one_that_does_not_is_refused() {
+    let db = Db::bare();
+    let role = Role::new(&db);
+    server().admin().run(&format!("alter role {} superuser", role.name));
+    let rows = Rows::new(3_000, 8);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = rows.write(dir.path(), "rows.parquet");
+
+    let Some(lending) = PgBouncer::start(&role, &db, "transaction") else { return };
+    let load = |pooler: &PgBouncer| Load::of(&path).with("--db", pooler.url(&db)).arg("--create");
+    for command in [load(&lending), vecload(["migrate", "--dim", "8", "--db", &lending.url(&db)])] {
+        refused(command).says("a pooler lends each transaction").says("pool_mode = session");
+    }
+    let session = db.session();
+    assert!(session.one::<bool>("select to_regnamespace('vecload_ledger') is null"), "nothing is made");
+    drop(lending);
+
+    let Some(keeping) = PgBouncer::start(&role, &db, "session") else { return };
+    load(&keeping).run().exits(0).rows(3_000, 0, 0);
+    load(&keeping).run().exits(0).state("already_loaded");
+    Rows::are_all_in(&[&rows], &session, "chunks");
+    drop(keeping);
+    session.run(&format!("reassign owned by {} to current_user", role.name));
+    session.run(&format!("drop owned by {}", role.name));
 }
