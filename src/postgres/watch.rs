@@ -53,7 +53,7 @@ impl Backend {
             if client.query(find, &[&self.pid, &self.started]).await.map_err(failed)?.is_empty() {
                 return Ok(());
             }
-            match client.query("select pg_terminate_backend($1)", &[&self.pid]).await {
+            match client.query("select pg_terminate_backend($1::integer)", &[&self.pid]).await {
                 // Without the right to end it, it is waited for: its transaction has a time limit.
                 Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
                 ended => drop(ended.map_err(failed)?),

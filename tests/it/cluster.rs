@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nix::unistd::{User, geteuid};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, geteuid};
 use vecload::embedded::programs;
 
 use super::program::{Load, Outcome, Vecload, vecload};
@@ -132,6 +133,24 @@ impl Cluster {
         self.revive(node);
     }
 
+    /// Stops all processes of a node where they are, until what is given back is dropped.
+    pub(crate) fn freeze(&self, node: usize) -> Frozen {
+        let session = self.session(node);
+        let file =
+            std::fs::read_to_string(self.data(node).join("postmaster.pid")).expect("its first process");
+        let first = file.lines().next().and_then(|line| line.parse().ok()).expect("a number");
+        let mut frozen = Frozen(vec![Pid::from_raw(first)]);
+        kill(frozen.0[0], Signal::SIGSTOP).expect("stop the first process");
+        // From here on no others come.
+        let others = "select pid from pg_stat_activity where pid <> pg_backend_pid()";
+        frozen.0.extend(session.column::<i32>(others).into_iter().map(Pid::from_raw));
+        for process in &frozen.0[1..] {
+            // A session may have ended.
+            let _gone = kill(*process, Signal::SIGSTOP);
+        }
+        frozen
+    }
+
     fn control(&self, node: usize, words: &[&str]) {
         let mut control = as_account(&self.bindir.join("pg_ctl"));
         control.arg("-D").arg(self.data(node)).args(words).stdout(Stdio::null());
@@ -197,6 +216,17 @@ impl Cluster {
 
     pub(crate) fn load(&self, path: &Path, table: &str) -> Vecload {
         Load::of(path).with("--db", self.url(0)).table(table)
+    }
+}
+
+/// Processes that are stopped; they go on when it is dropped.
+pub(crate) struct Frozen(Vec<Pid>);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for process in &self.0 {
+            let _gone = kill(*process, Signal::SIGCONT);
+        }
     }
 }
 

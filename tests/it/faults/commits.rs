@@ -104,24 +104,6 @@ fn a_worker_that_crashes_between_prepare_and_commit_prepared_loses_nothing() {
     }
 }
 
-/// Citus tells of a worker that is gone in several ways, by where in a COPY it was.
-#[test]
-fn a_worker_that_crashes_in_the_middle_of_a_copy_through_the_coordinator_is_waited_for() {
-    let Some(cluster) = Cluster::start(3) else { return };
-    let session = cluster.session(0);
-    cluster.vecload(&["migrate", "--dim", "256", "--shards", "4", "--no-index"]).exits(0);
-    let rows = Rows::new(60_000, 256);
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = rows.write(dir.path(), "rows.parquet");
-    let load = cluster.load(&path, "chunks").with("--index", "none").with("--memory", "64MiB");
-    let running = load.with("--route", "coordinator").with("--writers", 4).with("--retry-for", "2m").start();
-    cluster.session(1).wait_until("(select sum(tuples_processed) from pg_stat_progress_copy) > 0");
-    cluster.crash(1);
-    cluster.revive(1);
-    running.outcome().exits(0).rows(60_000, 0, 0).says("trying again");
-    Rows::are_all_in(&[&rows], &session, "chunks");
-}
-
 /// What is in after a run.
 fn already(outcome: &Outcome) -> u64 {
     ["loaded", "already_loaded"].iter().filter_map(|key| outcome.report["rows"][key].as_u64()).sum()

@@ -10,3 +10,4 @@ mod proxy;
 mod rounds;
 mod source;
 mod tally;
+mod workers;

@@ -1,0 +1,70 @@
+//! Workers that are lost or fall silent while rows go to them through the coordinator: the load waits and goes on.
+
+use std::time::{Duration, Instant};
+
+use crate::cluster::Cluster;
+use crate::program::Running;
+use crate::rows::Rows;
+
+/// Longer than a load takes to judge a silent session.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A load through the coordinator that has rows on their way to node 1.
+struct UnderWay {
+    cluster: Cluster,
+    rows: Rows,
+    running: Running,
+    _dir: tempfile::TempDir,
+}
+
+impl UnderWay {
+    fn start() -> Option<Self> {
+        let cluster = Cluster::start(3)?;
+        cluster.vecload(&["migrate", "--dim", "256", "--shards", "4", "--no-index"]).exits(0);
+        let rows = Rows::new(60_000, 256);
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = rows.write(dir.path(), "rows.parquet");
+        let load = cluster.load(&path, "chunks").with("--index", "none").with("--memory", "64MiB");
+        let load = load.with("--route", "coordinator").with("--writers", 4).with("--retry-for", "2m");
+        let running = load.start();
+        let copies = "(select sum(tuples_processed) from pg_stat_progress_copy) > 0";
+        cluster.session(1).wait_until(copies);
+        Some(Self { cluster, rows, running, _dir: dir })
+    }
+
+    fn ends_well(self, told: &str) {
+        self.running.outcome().exits(0).rows(60_000, 0, 0).says(told);
+        Rows::are_all_in(&[&self.rows], &self.cluster.session(0), "chunks");
+    }
+}
+
+/// Citus tells of a worker that is gone in several ways, by where in a COPY it was.
+#[test]
+fn a_worker_that_crashes_in_the_middle_of_a_copy_is_waited_for() {
+    let Some(load) = UnderWay::start() else { return };
+    load.cluster.crash(1);
+    load.cluster.revive(1);
+    load.ends_well("trying again");
+}
+
+/// The coordinator waits for a worker that says nothing, and the load for the coordinator, whose sessions it ends.
+#[test]
+fn sessions_of_a_coordinator_that_waits_for_a_silent_worker_are_ended() {
+    let Some(mut load) = UnderWay::start() else { return };
+    let coordinator = load.cluster.session(0);
+    let writers = "pg_stat_activity where application_name like 'vecload load % writer %'";
+    let since: String = coordinator.one("select clock_timestamp()::text");
+    let before = format!("{writers} and backend_start < '{since}'");
+    let count = coordinator.count(&before);
+    let frozen = load.cluster.freeze(1);
+    let began = Instant::now();
+    // It is ended, or does not go because of what it waits for.
+    while coordinator.count(&before) == count && !load.running.said().contains("does not end") {
+        if load.running.has_ended_within(Duration::from_millis(50)) || began.elapsed() > PATIENCE {
+            drop(frozen);
+            panic!("no session is ended: {}", load.running.said());
+        }
+    }
+    drop(frozen);
+    load.ends_well("fallen silent");
+}
