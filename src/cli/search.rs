@@ -6,13 +6,10 @@ use super::server::{Context, key_value};
 use crate::batch::embedding::{read_bytes, read_text};
 use crate::error::{Context as _, Error, Result};
 use crate::postgres::catalog::{ServerVersions, Target};
-use crate::search::{Query, Route, SearchRequest, search};
+use crate::search::{EF_SEARCH_MAX, Query, Route, SearchRequest, search};
 
 /// Characters of a text that are shown.
 const CONTENT_CHARACTERS: usize = 90;
-
-/// The limit of pgvector's `hnsw.ef_search`.
-const EF_SEARCH_MAX: u32 = 1000;
 
 /// Runs the command.
 pub(super) async fn run(context: &Context<'_>, arguments: SearchArguments) -> Result<u8> {

@@ -19,6 +19,9 @@ use crate::postgres::{Session, pg_error, quote_ident};
 /// What HNSW looks at by default (`hnsw.ef_search`); it must not be below `k`.
 const EF_SEARCH_DEFAULT: u32 = 40;
 
+/// pgvector's limit of it.
+pub const EF_SEARCH_MAX: u32 = 1000;
+
 /// What to look for.
 #[derive(Debug, Clone)]
 pub enum Query {
@@ -69,6 +72,8 @@ pub struct SearchResult {
     pub seconds: f64,
     /// Whether the index came back short and all rows were compared.
     pub exact: bool,
+    /// The `hnsw.ef_search` it ran with: as asked, else as the server has it, and not below the number of results.
+    pub ef_search: u32,
     /// Shards and nodes that were asked, if Citus distributes the table.
     pub route: Option<Route>,
     /// The plan, if it was asked for.
@@ -233,6 +238,7 @@ async fn run(
         Some(ef_search) => ef_search,
         None => server_ef_search(&transaction).await.map_err(failed)?,
     };
+    let ef_search = ef_search.max(request.k).min(EF_SEARCH_MAX);
     for setting in settings(versions, request, ef_search, exact) {
         transaction.batch_execute(&setting).await.map_err(failed)?;
     }
@@ -252,7 +258,8 @@ async fn run(
     };
     transaction.rollback().await.map_err(failed)?;
     let hit = |row: &tokio_postgres::Row| Hit { distance: row.get(0), id: row.get(1), content: row.get(2) };
-    Ok(SearchResult { hits: rows.iter().map(hit).collect(), like: None, seconds, exact, route: None, plan })
+    let hits = rows.iter().map(hit).collect();
+    Ok(SearchResult { hits, like: None, seconds, exact, ef_search, route: None, plan })
 }
 
 /// What the database, the role or `vecload tune` has set; pgvector's default where nobody has.
@@ -264,7 +271,6 @@ async fn server_ef_search(transaction: &Transaction<'_>) -> Result<u32, tokio_po
 
 /// Settings for the search's own transaction.
 fn settings(versions: &ServerVersions, request: &SearchRequest, ef_search: u32, exact: bool) -> Vec<String> {
-    let ef_search = ef_search.max(request.k).min(1000);
     let mut settings = vec![format!("set local hnsw.ef_search = {ef_search}")];
     let filtered = request.channel.is_some()
         || !request.conditions.is_empty()

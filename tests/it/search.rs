@@ -120,6 +120,24 @@ fn a_search_gives_as_many_rows_as_asked_for_and_as_there_are() {
 }
 
 #[test]
+fn a_search_takes_its_depth_from_the_command_the_file_or_the_database() {
+    let Filled { db, .. } = filled();
+    let depth = |words: &[&str]| {
+        let told = search(&db, &[&["--random"], words].concat()).exits(0);
+        told.report["ef_search"].as_u64().unwrap_or_else(|| panic!("a number{told}"))
+    };
+    assert_eq!(depth(&[]), 40, "pgvector's default");
+    assert_eq!(depth(&["-k", "90"]), 90, "as many as are asked for");
+    vecload(["tune", "--ef-search", "130"]).into(&db).run().exits(0);
+    assert_eq!(depth(&[]), 130, "what the database has");
+    assert_eq!(depth(&["--ef-search", "400"]), 400);
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("pipeline.toml"), "[search]\nef_search = 70\n").expect("write");
+    let by_file = vecload(["search", "--json", "--random"]).into(&db).within(dir.path()).run().exits(0);
+    assert_eq!(by_file.report["ef_search"], 70, "{by_file}");
+}
+
+#[test]
 fn searches_that_make_no_sense_are_refused() {
     let Filled { db, dir } = filled();
     search(&db, &[]).exits(2).says("--like ID");
