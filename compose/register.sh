@@ -153,7 +153,10 @@ SQL
     elif [ -z "$known" ] && [ "$group" != 0 ]; then
         # A worker that was removed keeps its number and its list of nodes, and may come back. A coordinator that
         # never gave out that number is not the one that it had, whatever its name.
-        if [ "$of" != "$coordinator" ] || [ "$group" -gt "${given:-0}" ]; then
+        if [ "$of" = "$coordinator" ] && [ "$group" -gt "${given:-0}" ]; then
+            fail "$1 is a worker of another cluster, whose coordinator was $coordinator too: if that one's data are" \
+                "lost, restore them from a backup; this one does not know the shards on its workers"
+        elif [ "$of" != "$coordinator" ]; then
             fail "$1 is a worker of another cluster"
         fi
     fi

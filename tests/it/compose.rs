@@ -110,6 +110,17 @@ fn servers_become_a_cluster_and_stay_one_when_the_script_is_run_again() {
     sessions[2].run("insert into spread select n, '[1,2]' from generate_series(1, 100) n");
     assert_eq!(sessions[0].count("spread"), 100);
 
+    // A coordinator at the address of the one that the workers know, with none of its data.
+    sessions[0].run("drop table spread");
+    for port in &cluster.ports[1..] {
+        sessions[0].run(&format!("select citus_remove_node('127.0.0.1', {port})"));
+    }
+    sessions[0].run("create table given as select last_value from pg_dist_groupid_seq");
+    sessions[0].run("alter sequence pg_dist_groupid_seq restart");
+    servers.register(&[&coordinator, &one]).exits(1).says(&one).says("restore them from a backup");
+    sessions[0].run("select setval('pg_dist_groupid_seq', last_value) from given");
+    servers.register(&[&coordinator, &one, &two, &three]).exits(0).says(&format!("worker {one}: registered"));
+
     // A server at a known address that is not the one that was registered: a volume was lost.
     sessions[3].run("update pg_dist_local_group set groupid = 0");
     servers
