@@ -135,9 +135,7 @@ impl ConnectSettings {
         let mut session = Session::start(client, connection, tls.clone(), host.describe()).await?;
         let known = || self.keeping_sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if !session.is_direct(address, host.port) && !known().contains(session.peer()) {
-            let pid = session.backend_pid();
-            let proof = Box::pin(pooler::lends_processes(&session, pid, &config, tls.clone()));
-            session.is_lent = proof.await?;
+            session.is_lent = Box::pin(pooler::lends_processes(&session, &config, tls.clone())).await;
             if session.is_lent {
                 return Ok(session);
             }

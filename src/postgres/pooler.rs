@@ -14,47 +14,51 @@ const PROOF_MAX: Duration = Duration::from_secs(5);
 /// A pooler may hand out its processes in turn.
 const ROUNDS: u32 = 4;
 
-/// Whether a session does not have a server process of its own: another one is given it, or it is given another one,
-/// while the other is in a transaction.
-pub(super) async fn lends_processes(
-    session: &Client,
-    pid: i32,
-    config: &Config,
-    tls: MakeRustlsConnect,
-) -> Result<bool, tokio_postgres::Error> {
+/// Whether a session does not have a server process of its own: while another one is in a transaction, that one has its
+/// process, or it gets another one. What can't be found out is no reason to turn a server down.
+pub(super) async fn lends_processes(session: &Client, config: &Config, tls: MakeRustlsConnect) -> bool {
     let proof = async {
         let (other, connection) = config.connect(tls).await?;
         let driver = tokio::spawn(connection);
-        let lends = compare(session, pid, &other).await;
+        let lends = compare(session, &other).await;
         drop(other);
-        driver.abort();
+        // It says goodbye, so that its place is free again.
+        drop(driver.await);
         lends
     };
-    timeout(PROOF_MAX, proof).await.unwrap_or_else(|_elapsed| {
-        debug!("a second session has to wait: a pooler with few of them, or a slow one");
-        Ok(false)
-    })
+    match timeout(PROOF_MAX, proof).await {
+        Ok(Ok(lends)) => lends,
+        Ok(Err(error)) => {
+            debug!("a second session, to see whether processes are lent: {error}");
+            false
+        }
+        Err(_elapsed) => {
+            debug!("a second session has to wait: a pooler with few of them, or a slow one");
+            false
+        }
+    }
 }
 
-async fn compare(session: &Client, pid: i32, other: &Client) -> Result<bool, tokio_postgres::Error> {
+async fn compare(session: &Client, other: &Client) -> Result<bool, tokio_postgres::Error> {
+    let own = process_of(session).await?;
     for _ in 0..ROUNDS {
         other.batch_execute("begin").await?;
         let taken = process_of(other).await?;
-        let own = process_of(session).await?;
+        let now = process_of(session).await?;
         other.batch_execute("rollback").await?;
-        if taken == pid || own != pid {
+        if taken == own || now != own {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// The process that answers now.
-async fn process_of(client: &Client) -> Result<i32, tokio_postgres::Error> {
-    for message in client.simple_query("select pg_backend_pid()").await? {
-        if let SimpleQueryMessage::Row(row) = message {
-            return Ok(row.try_get(0)?.and_then(|pid| pid.parse().ok()).unwrap_or_default());
-        }
-    }
-    Ok(0)
+/// The process that answers now; on two servers behind one address the same number says nothing.
+async fn process_of(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
+    let query = "select pg_backend_pid() || ' of the server started at ' || pg_postmaster_start_time()";
+    let told = client.simple_query(query).await?;
+    Ok(told.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    }))
 }
