@@ -96,6 +96,37 @@ impl Cluster {
         );
         let conf = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf"));
         conf.and_then(|mut conf| conf.write_all(settings.as_bytes())).expect("write the settings");
+        self.serve(port)
+    }
+
+    /// Starts a standby of a node, which waits for it before it tells of a commit.
+    pub(crate) fn start_standby(&mut self, of: usize) -> usize {
+        let data = self.data(self.nodes.len());
+        let mut copy = as_account(&self.bindir.join("pg_basebackup"));
+        copy.args(["-h", "127.0.0.1", "-U", "vecload", "-R", "-X", "stream", "-c", "fast", "-p"]);
+        let done = copy.arg(self.ports[of].to_string()).arg("-D").arg(&data).output();
+        let done = done.expect("run pg_basebackup");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let port = free_port();
+        let conf = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf"));
+        conf.and_then(|mut conf| writeln!(conf, "port = {port}")).expect("write the settings");
+        let standby = self.serve(port);
+        let session = self.session(of);
+        session.run("alter system set synchronous_standby_names = '*'");
+        session.run("select pg_reload_conf()");
+        session.wait_until("(select count(*) from pg_stat_replication where sync_state = 'sync') > 0");
+        standby
+    }
+
+    /// Makes a standby a server of its own.
+    pub(crate) fn promote(&self, node: usize) {
+        self.control(node, &["-w", "promote"]);
+    }
+
+    /// Runs the server of the next node.
+    fn serve(&mut self, port: u16) -> usize {
+        let number = self.nodes.len();
+        let data = self.data(number);
         let mut keeper = as_account(Path::new("sh"));
         keeper
             .arg("-c")

@@ -1,4 +1,4 @@
-//! Workers that are lost or fall silent while rows go to them through the coordinator: the load waits and goes on.
+//! Workers that are lost, fall silent or are replaced while rows go to them: the load waits and goes on.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::rows::Rows;
 /// Longer than a load takes to judge a silent session.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A load through the coordinator that has rows on their way to node 1.
+/// A load that has rows on their way to node 1.
 struct UnderWay {
     cluster: Cluster,
     rows: Rows,
@@ -19,21 +19,24 @@ struct UnderWay {
 
 impl UnderWay {
     fn start() -> Option<Self> {
-        let cluster = Cluster::start(3)?;
+        Some(Self::on(Cluster::start(3)?, "coordinator"))
+    }
+
+    fn on(cluster: Cluster, route: &str) -> Self {
         cluster.vecload(&["migrate", "--dim", "256", "--shards", "4", "--no-index"]).exits(0);
         let rows = Rows::new(60_000, 256);
         let dir = tempfile::tempdir().expect("a directory");
         let path = rows.write(dir.path(), "rows.parquet");
         let load = cluster.load(&path, "chunks").with("--index", "none").with("--memory", "64MiB");
-        let load = load.with("--route", "coordinator").with("--writers", 4).with("--retry-for", "2m");
+        let load = load.with("--route", route).with("--writers", 4).with("--retry-for", "2m");
         let running = load.start();
         let copies = "(select sum(tuples_processed) from pg_stat_progress_copy) > 0";
         cluster.session(1).wait_until(copies);
-        Some(Self { cluster, rows, running, _dir: dir })
+        Self { cluster, rows, running, _dir: dir }
     }
 
-    fn ends_well(self, told: &str) {
-        self.running.outcome().exits(0).rows(60_000, 0, 0).says(told);
+    fn ends_well(self) {
+        self.running.outcome().exits(0).rows(60_000, 0, 0);
         Rows::are_all_in(&[&self.rows], &self.cluster.session(0), "chunks");
     }
 }
@@ -44,7 +47,7 @@ fn a_worker_that_crashes_in_the_middle_of_a_copy_is_waited_for() {
     let Some(load) = UnderWay::start() else { return };
     load.cluster.crash(1);
     load.cluster.revive(1);
-    load.ends_well("trying again");
+    load.ends_well();
 }
 
 /// The coordinator waits for a worker that says nothing, and the load for the coordinator, whose sessions it ends.
@@ -66,5 +69,29 @@ fn sessions_of_a_coordinator_that_waits_for_a_silent_worker_are_ended() {
         }
     }
     drop(frozen);
-    load.ends_well("fallen silent");
+    load.ends_well();
+}
+
+/// A worker dies, and its standby takes its place in the cluster under another address.
+fn a_standby_takes_over(route: &str) {
+    let Some(mut cluster) = Cluster::start(3) else { return };
+    let standby = cluster.start_standby(1);
+    let load = UnderWay::on(cluster, route);
+    let (old, new) = (load.cluster.ports[1], load.cluster.ports[standby]);
+    load.cluster.crash(1);
+    load.cluster.promote(standby);
+    load.cluster.session(0).run(&format!(
+        "select citus_update_node(nodeid, '127.0.0.1', {new}, true) from pg_dist_node where nodeport = {old}"
+    ));
+    load.ends_well();
+}
+
+#[test]
+fn rows_go_to_the_standby_that_has_taken_a_workers_place() {
+    a_standby_takes_over("shards");
+}
+
+#[test]
+fn rows_go_through_the_coordinator_to_the_standby_that_has_taken_a_workers_place() {
+    a_standby_takes_over("coordinator");
 }
