@@ -13,16 +13,16 @@ use super::server::{Db, server};
 use super::session::Session;
 
 const PASSWORD: &str = "s3cret-\u{fc}-Pass";
-const ENCODED: &str = "s3cret-%C3%BC-Pass";
+pub(crate) const ENCODED: &str = "s3cret-%C3%BC-Pass";
 
 /// A role of the test's own that logs in with a password over loopback; dropped with the test.
-struct Role {
-    name: String,
+pub(crate) struct Role {
+    pub(crate) name: String,
     port: u16,
 }
 
 impl Role {
-    fn new(db: &Db) -> Self {
+    pub(crate) fn new(db: &Db) -> Self {
         let name = format!("role_{}", db.name());
         let name = name.chars().take(60).collect::<String>();
         let admin = server().admin();
@@ -31,7 +31,7 @@ impl Role {
         Self { name, port: port as u16 }
     }
 
-    fn url(&self, password: &str, db: &Db) -> String {
+    pub(crate) fn url(&self, password: &str, db: &Db) -> String {
         format!("postgresql://{}:{password}@127.0.0.1:{}/{}", self.name, self.port, db.name())
     }
 }

@@ -334,6 +334,12 @@ fn json_arrays_are_arrays_of_their_texts() {
     }
 }
 
+/// Whether a text may have a number that servers before PostgreSQL 16 refuse.
+fn needs_16(text: &str) -> bool {
+    let text = text.to_lowercase().replace(['\\', '"'], "");
+    ["_", "0x", "0o", "0b"].iter().any(|mark| text.contains(mark))
+}
+
 /// Fields as COPY sends them, nothing where vecload rejects.
 fn converted(target: &TargetType, form: TextForm, texts: &[String]) -> Vec<Option<Vec<u8>>> {
     let converter = Converter::bind(&Field::new("v", DataType::Binary, true), form, target);
@@ -354,13 +360,16 @@ fn converted(target: &TargetType, form: TextForm, texts: &[String]) -> Vec<Optio
 struct Server {
     db: Db,
     tables: std::cell::Cell<u32>,
+    /// Underscores between digits and other bases than ten came with PostgreSQL 16.
+    reads_decimal_alone: bool,
 }
 
 impl Server {
     fn new() -> Self {
         let db = Db::new();
         db.run(FILL);
-        Self { db, tables: 0.into() }
+        let reads_decimal_alone = db.one("select current_setting('server_version_num')::integer < 160000");
+        Self { db, tables: 0.into(), reads_decimal_alone }
     }
 
     /// All the written texts are taken, and of them and of what is made from them, each as the server takes it.
@@ -408,6 +417,7 @@ impl Server {
         let mut only_theirs = Vec::new();
         for (row, text) in (0..).zip(&texts) {
             match (loaded.get(&row), truth.get(&row)) {
+                (Some(_), None) if self.reads_decimal_alone && needs_16(text) => {}
                 (Some(found), wanted) => {
                     assert_eq!(
                         Some(found),

@@ -72,8 +72,18 @@ fn servers_that_do_not_fit_are_refused(cluster: &Cluster, new: usize, node: &str
     add("127.0.0.1:1").says("can't use 127.0.0.1:1 as a node").says("pg_hba.conf");
     add(&format!("localhost:{}", cluster.ports[0])).says("is the coordinator itself");
     let server = cluster.session(new);
-    server.run("set citus.enable_version_checks to off; create extension citus version '13.2-1'");
-    add(node).says("its Citus is 13.2-1, the coordinator's 14").says("alter extension citus update");
+    let (old, current): (String, String) = {
+        let versions = "select name.version, installed.extversion from pg_extension installed
+            join pg_available_extension_versions name on name.name = installed.extname
+            where extname = 'citus' and name.version <> installed.extversion
+            order by string_to_array(replace(name.version, '-', '.'), '.')::integer[] desc limit 1";
+        let row = &cluster.session(0).rows(versions, &[])[0];
+        (row.get(0), row.get(1))
+    };
+    server.run(&format!("set citus.enable_version_checks to off; create extension citus version '{old}'"));
+    add(node)
+        .says(format!("its Citus is {old}, the coordinator's {current}"))
+        .says("alter extension citus update");
     server.run("set citus.enable_version_checks to off; drop extension citus");
     // A server of another cluster.
     cluster.session(new).run("create extension citus");
