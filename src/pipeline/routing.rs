@@ -96,7 +96,7 @@ pub(super) async fn choose(
     };
     if wanted == RouteChoice::Shards {
         let error = Error::refused(format!("--route shards: {}", why_not.what))
-            .hint("mend that, or load through the coordinator: --route coordinator");
+            .hint(format!("{}; or load through the coordinator: --route coordinator", why_not.cure));
         return Err(if why_not.may_pass { error.transient() } else { error });
     }
     let writers = coordinator_writers(control, plan).await?;
@@ -118,15 +118,24 @@ pub(super) async fn choose(
 /// Why shards can't be written directly.
 struct Refusal {
     what: String,
+    cure: String,
     /// Whether it may be over soon.
     may_pass: bool,
 }
 
 impl Refusal {
     fn of(what: impl Into<String>) -> Self {
-        Self { what: what.into(), may_pass: false }
+        Self { what: what.into(), cure: "mend that".into(), may_pass: false }
+    }
+
+    fn for_now(what: impl Into<String>) -> Self {
+        Self { may_pass: true, ..Self::of(what) }
     }
 }
+
+/// What Citus says while it makes no table that goes with others: a shard of theirs moves, or a worker has not heard yet
+/// of a change of the nodes.
+const FOR_NOW: [&str; 2] = ["could not acquire the lock required", "is a metadata node, but is out of sync"];
 
 async fn shards(
     control: &Client,
@@ -185,14 +194,14 @@ async fn shards(
     let (looks, outbox) = tokio::join!(looks, outbox(control, target, distribution));
     let identities = match looks.into_iter().collect::<Result<Vec<String>, String>>() {
         Ok(identities) => identities,
-        Err(what) => return Ok(Err(Refusal { what, may_pass: true })),
+        Err(what) => return Ok(Err(Refusal::for_now(what))),
     };
     let outbox = match outbox? {
         Ok(outbox) => outbox,
         Err(why_not) => return Ok(Err(why_not)),
     };
     if let Some(what) = leads_elsewhere(control, &outbox.fences, map, &channels, &identities).await {
-        return Ok(Err(Refusal { what, may_pass: true }));
+        return Ok(Err(Refusal::for_now(what)));
     }
     let [blocks, fences] = ShardMap::read(control, outbox.oids(control).await?).await?;
     let is_beside = |books: &ShardMap| {
@@ -203,10 +212,7 @@ async fn shards(
             })
     };
     if !is_beside(&blocks) || !is_beside(&fences) {
-        return Ok(Err(Refusal {
-            what: "the ledger's shards are not beside the table's".into(),
-            may_pass: true,
-        }));
+        return Ok(Err(Refusal::for_now("the ledger's shards are not beside the table's")));
     }
     let name = |books: &ShardMap, index: usize, table: &QualifiedName| {
         QualifiedName::new(table.schema.as_deref(), &books.shards[index].table).sql()
@@ -227,10 +233,10 @@ async fn outbox(
         Ok(outbox) => outbox,
         Err(error) if error.is_transient() => return Err(error),
         Err(error) => {
-            // Citus makes no table of a colocation group while one of its shards moves.
-            let what = error.to_string();
-            let may_pass = what.contains("could not acquire the lock required");
-            return Ok(Err(Refusal { what, may_pass }));
+            let refusal = Refusal::of(error.to_string());
+            let may_pass = FOR_NOW.iter().any(|said| refusal.what.contains(said));
+            let cure = error.advice().map_or(refusal.cure, |advice| advice.trim_end_matches('.').to_owned());
+            return Ok(Err(Refusal { cure, may_pass, ..refusal }));
         }
     };
     if !outbox.is_writable(control).await? {

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use rustls::{AlertDescription, CertificateError, Error as TlsError};
 
 use super::server_error::{NO_PASSWORD, ServerError};
+use super::verifier::is_of_version_1;
 
 pub(super) fn for_server_error(error: &ServerError) -> Option<String> {
     let advice = match error.code.as_str() {
@@ -148,8 +149,10 @@ fn for_certificate(error: &CertificateError) -> Option<&'static str> {
         E::UnknownRevocationStatus => {
             Some("the list of sslcrl must come from the CA that signed the certificate")
         }
-        E::Other(other) if format!("{other:?}").contains("UnsupportedCertVersion") => Some(
-            "the server's certificate has X.509 version 1: issue it again as version 3, with a subjectAltName",
+        E::Other(other) if is_of_version_1(other) => Some(
+            "the server's certificate has X.509 version 1, as the one that Citus makes itself: issue it again as \
+             version 3, with a subjectAltName, or encrypt without checking it (sslmode=require, no root certificate, \
+             TLS 1.3)",
         ),
         E::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => Some(
             "the server's certificate is its own authority: name that certificate by sslrootcert, \

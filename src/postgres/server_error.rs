@@ -7,6 +7,7 @@ use tokio_postgres::error::{DbError, ErrorPosition};
 
 use super::advice;
 use super::sqlstate::{Reaction, is_of_the_cluster, reaction};
+use super::verifier::is_of_version_1;
 use crate::error::Error;
 
 /// Details and contexts may hold a whole row; a message needs its beginning.
@@ -188,8 +189,8 @@ fn tls_reason(error: &rustls::Error) -> String {
             name if name.contains("CaUsedAsEndEntity") => {
                 "the server's certificate is a CA's, and not one that sslrootcert names".to_owned()
             }
-            name if name.contains("UnsupportedCertVersion") => {
-                "the server's certificate has X.509 version 1, which is not supported".to_owned()
+            _ if is_of_version_1(other) => {
+                "the server's certificate has X.509 version 1, which can't be checked".to_owned()
             }
             _ => error.to_string(),
         },
