@@ -133,8 +133,8 @@ impl Refusal {
     }
 }
 
-/// What Citus says while it makes no table that goes with others: a shard of theirs moves, or a worker has not heard yet
-/// of a change of the nodes.
+/// What Citus says while it makes no table that goes with others: a shard of theirs moves, or a worker has not heard of
+/// a change of the nodes yet.
 const FOR_NOW: [&str; 2] = ["could not acquire the lock required", "is a metadata node, but is out of sync"];
 
 async fn shards(

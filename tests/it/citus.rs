@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::cluster::Cluster;
-use super::program::{Outcome, Vecload};
+use super::program::{Load, Outcome, Vecload, vecload};
 use super::rows::Rows;
 use super::server::LEDGER;
 use super::session::Session;
@@ -18,6 +18,43 @@ fn a_cluster_of_three_nodes_is_filled_searched_and_resumed() {
     a_killed_load_goes_on(cluster, &session, dir.path());
     refused_rows_are_found_without_a_line(cluster, &session, dir.path());
     loads_are_taken_back(cluster, &session);
+}
+
+/// Where PostgreSQL has TLS and no certificate, Citus makes one, and no usual one.
+#[test]
+fn nodes_with_the_certificate_that_citus_makes_are_written_over_tls() {
+    let Some(mut cluster) = Cluster::empty() else { return };
+    for node in 0..3 {
+        cluster.start_node();
+        let session = cluster.session(node);
+        if session.one::<String>("select current_setting('ssl_library')").is_empty() {
+            eprintln!("SKIPPED: this PostgreSQL speaks no TLS");
+            return;
+        }
+        session.run("alter system set citus.node_conninfo = 'sslmode=require'");
+        session.run("select pg_reload_conf()");
+        session.wait_until("current_setting('citus.node_conninfo') = 'sslmode=require'");
+        session.run("set client_min_messages to error; create extension citus; create extension vector");
+        session.wait_until("current_setting('ssl') = 'on'");
+    }
+    let session = cluster.session(0);
+    session.run(&format!("select citus_set_coordinator_host('127.0.0.1', {})", cluster.ports[0]));
+    let encrypted = format!("{}?sslmode=require", cluster.url(0));
+    for port in &cluster.ports[1..] {
+        vecload(["cluster", "add", &format!("127.0.0.1:{port}"), "--db", &encrypted]).run().exits(0);
+    }
+    vecload(["migrate", "--dim", "8", "--shards", "4", "--db", &encrypted]).run().exits(0);
+    let dir = tempfile::tempdir().expect("a directory");
+    for (number, route) in [(0, "shards"), (1, "coordinator")] {
+        let rows = Rows::new(500, 8).from(number * 1_000);
+        let load = Load::of(rows.write(dir.path(), &format!("{route}.parquet"))).with("--db", &encrypted);
+        let told = load.with("--route", route).run().exits(0).rows(500, 0, 0);
+        assert_eq!(told.report["route"], route, "{told}");
+    }
+    assert_eq!(session.count("chunks"), 1_000);
+    vecload(["cluster", "status", "--db", &encrypted]).run().exits(0);
+    let checked = ["cluster", "status", "--db", &encrypted.replace("require", "verify-ca")];
+    vecload(checked).env("HOME", dir.path()).run().exits(2).says("sslrootcert");
 }
 
 /// Routes have tests of their own.

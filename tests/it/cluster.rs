@@ -135,7 +135,9 @@ impl Cluster {
             .arg(&data)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .env("PGPASSFILE", self.directory.join("pgpass"));
+            .env("PGPASSFILE", self.directory.join("pgpass"))
+            // libpq looks for certificates there, and a home of root can't be read.
+            .env("HOME", &self.directory);
         keeper.process_group(0);
         let mut keeper = keeper.spawn().expect("start a node");
         let mut line = String::new();
