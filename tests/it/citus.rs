@@ -1,6 +1,7 @@
 //! A Citus cluster of three nodes: the table is distributed, loads go through the coordinator, resume and search.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::cluster::Cluster;
 use super::program::{Load, Outcome, Vecload, vecload};
@@ -55,6 +56,36 @@ fn nodes_with_the_certificate_that_citus_makes_are_written_over_tls() {
     vecload(["cluster", "status", "--db", &encrypted]).run().exits(0);
     let checked = ["cluster", "status", "--db", &encrypted.replace("require", "verify-ca")];
     vecload(checked).env("HOME", dir.path()).run().exits(2).says("sslrootcert");
+}
+
+/// Until then Citus makes no table for the ledger there.
+#[test]
+fn a_worker_that_has_not_heard_of_a_change_of_the_nodes_is_waited_for() {
+    let Some(cluster) = Cluster::start(3) else { return };
+    let session = cluster.session(0);
+    session.run("create extension vector");
+    session.wait_until("(select bool_and(metadatasynced) from pg_dist_node)");
+    // The coordinator tells it after a minute otherwise.
+    session.run("alter system set citus.metadata_sync_interval = '1h'");
+    session.run("select pg_reload_conf()");
+    session.wait_until("current_setting('citus.metadata_sync_interval') = '1h'");
+    cluster.vecload(&["migrate", "--dim", "8", "--shards", "4"]).exits(0);
+    let has_heard = |has: bool| {
+        let port = cluster.ports[2];
+        session.run(&format!("update pg_dist_node set metadatasynced = {has} where nodeport = {port}"));
+    };
+    has_heard(false);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = Rows::new(500, 8).write(dir.path(), "rows.parquet");
+    let load = || cluster.load(&path, "chunks").with("--route", "shards");
+    let refused = load().run().exits(2).says("is a metadata node, but is out of sync");
+    refused.says("wait until metadata gets synced to it").says("--route coordinator");
+    let mut waiting = load().with("--retry-for", "2m").start();
+    while !waiting.said().contains("trying again") {
+        assert!(!waiting.has_ended_within(Duration::from_millis(20)), "{}", waiting.said());
+    }
+    has_heard(true);
+    waiting.outcome().exits(0).rows(500, 0, 0);
 }
 
 /// Routes have tests of their own.
