@@ -150,9 +150,8 @@ fn for_certificate(error: &CertificateError) -> Option<&'static str> {
             Some("the list of sslcrl must come from the CA that signed the certificate")
         }
         E::Other(other) if is_of_version_1(other) => Some(
-            "the server's certificate has X.509 version 1, as the one that Citus makes itself: issue it again as \
-             version 3, with a subjectAltName, or encrypt without checking it (sslmode=require, no root certificate, \
-             TLS 1.3)",
+            "issue it again as version 3, with a subjectAltName (the one that Citus makes itself has version 1), or \
+             encrypt without checking it: sslmode=require without a root certificate, over TLS 1.3",
         ),
         E::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => Some(
             "the server's certificate is its own authority: name that certificate by sslrootcert, \
