@@ -99,8 +99,8 @@ impl Cluster {
         self.serve(port)
     }
 
-    /// Starts a standby of a node, which waits for it before it tells of a commit.
-    pub(crate) fn start_standby(&mut self, of: usize) -> usize {
+    /// Starts a standby of a node, which does not wait for it.
+    pub(crate) fn start_clone(&mut self, of: usize) -> usize {
         let data = self.data(self.nodes.len());
         let mut copy = as_account(&self.bindir.join("pg_basebackup"));
         copy.args(["-h", "127.0.0.1", "-U", "vecload", "-R", "-X", "stream", "-c", "fast", "-p"]);
@@ -110,7 +110,12 @@ impl Cluster {
         let port = free_port();
         let conf = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf"));
         conf.and_then(|mut conf| writeln!(conf, "port = {port}")).expect("write the settings");
-        let standby = self.serve(port);
+        self.serve(port)
+    }
+
+    /// Starts a standby of a node, which waits for it before it tells of a commit.
+    pub(crate) fn start_standby(&mut self, of: usize) -> usize {
+        let standby = self.start_clone(of);
         let session = self.session(of);
         session.run("alter system set synchronous_standby_names = '*'");
         session.run("select pg_reload_conf()");

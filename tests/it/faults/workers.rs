@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use crate::cluster::Cluster;
 use crate::program::Running;
 use crate::rows::Rows;
@@ -94,4 +96,32 @@ fn rows_go_to_the_standby_that_has_taken_a_workers_place() {
 #[test]
 fn rows_go_through_the_coordinator_to_the_standby_that_has_taken_a_workers_place() {
     a_standby_takes_over("coordinator");
+}
+
+/// Citus keeps writers through the coordinator out while it promotes a clone, and no others: what these commit after the
+/// clone has caught up is not in the shards that it takes over.
+#[test]
+fn rows_that_a_promoted_clone_does_not_have_are_sent_again() {
+    let Some(mut cluster) = Cluster::start(3) else { return };
+    let coordinator = cluster.session(0);
+    if coordinator.count("pg_proc where proname = 'citus_promote_clone_and_rebalance'") == 0 {
+        eprintln!("SKIPPED: this Citus has no clones (they came with 13.2)");
+        return;
+    }
+    let clone = cluster.start_clone(1);
+    let (old, new) = (cluster.ports[1], cluster.ports[clone]);
+    let load = UnderWay::on(cluster, "shards");
+    // Nothing is written until the clone has caught up.
+    load.running.signal(Signal::SIGSTOP);
+    let added: i32 =
+        coordinator.one(&format!("select citus_add_clone_node('127.0.0.1', {new}, '127.0.0.1', {old})"));
+    coordinator.run("begin");
+    coordinator.run(&format!("select citus_promote_clone_and_rebalance({added}, null, 60)"));
+    load.running.signal(Signal::SIGCONT);
+    let waits = "wait_event_type = 'Lock' and query like 'delete from \"vecload_ledger\".\"shard_fences%'";
+    load.cluster.session(0).wait_until(&format!("exists (select from pg_stat_activity where {waits})"));
+    coordinator.run("commit");
+    let outcome = load.running.outcome().exits(0).rows(60_000, 0, 0);
+    outcome.says("a worker crashed or was replaced, and commits are lost").says("on 3 nodes");
+    Rows::are_all_in(&[&load.rows], &load.cluster.session(0), "chunks");
 }
