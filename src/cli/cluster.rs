@@ -305,7 +305,11 @@ fn print_status(printer: &Printer, status: &ClusterStatus) -> Result<()> {
     ]);
     for node in &status.nodes {
         let address = node.address.as_ref().map_or("(here)".into(), Address::to_string);
-        let mut row = vec![address, node.role.into(), state(node).into()];
+        let role = match &node.clone_of {
+            Some(cloned) => format!("clone of {cloned}"),
+            None => node.role.into(),
+        };
+        let mut row = vec![address, role, state(node).into()];
         let none = || "-".to_string();
         match &node.facts {
             None => row.extend(std::iter::repeat_with(none).take(7)),

@@ -138,6 +138,18 @@ pub async fn add(client: &Client, request: &AddRequest) -> Result<Added> {
 async fn revive(client: &Client, node: &Node) -> Result<&'static str> {
     let failed = |error| pg_error(format!("bring node {} to use", node.address), error);
     let port = i32::from(node.address.port);
+    if let Some(cloned) = &node.clone_of {
+        let Address { host, .. } = &node.address;
+        return Err(Error::refused(format!(
+            "{} is a clone of {cloned}, which takes no writes",
+            node.address
+        ))
+        .hint(format!(
+            "to let it take half of that node's shards: select citus_promote_clone_and_rebalance(nodeid) \
+                 from pg_dist_node where nodename = {} and nodeport = {port}",
+            quote_literal(host)
+        )));
+    }
     if !node.is_active {
         let activated =
             client.query("select citus_activate_node($1, $2)", &[&node.address.host, &port]).await;

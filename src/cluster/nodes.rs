@@ -23,6 +23,8 @@ pub struct Node {
     pub is_active: bool,
     /// Whether shards may be moved to it.
     pub takes_shards: bool,
+    /// The node whose standby it is, to take half of its shards when it is promoted (a clone, since Citus 13.2).
+    pub clone_of: Option<Address>,
 }
 
 impl Node {
@@ -37,18 +39,24 @@ pub type Answer<T> = std::result::Result<T, String>;
 
 /// All nodes, the coordinator first; it is missing if nobody has registered it.
 pub async fn nodes(client: &Client) -> Result<Vec<Node>> {
-    let sql =
-        "select nodename, nodeport, groupid, noderole = 'primary' as is_primary, isactive, shouldhaveshards
-        from pg_dist_node order by groupid, noderole = 'primary' desc, nodeid";
+    // Older versions do not have the columns about clones.
+    let sql = "select n.nodename, n.nodeport, n.groupid, n.noderole = 'primary' as is_primary, n.isactive,
+            n.shouldhaveshards, cloned.nodename as cloned_name, cloned.nodeport as cloned_port
+        from pg_dist_node n left join pg_dist_node cloned
+            on to_jsonb(n) ->> 'nodeisclone' = 'true'
+            and cloned.nodeid = (to_jsonb(n) ->> 'nodeprimarynodeid')::integer
+        order by n.groupid, n.noderole = 'primary' desc, n.nodeid";
     let rows = client.query(sql, &[]).await.map_err(|error| pg_error("list the cluster's nodes", error))?;
     rows.iter()
         .map(|row| {
+            let cloned: (Option<String>, Option<i32>) = (row.get("cloned_name"), row.get("cloned_port"));
             Ok(Node {
                 address: address(row.get("nodename"), row.get("nodeport"))?,
                 group: row.get("groupid"),
                 is_primary: row.get("is_primary"),
                 is_active: row.get("isactive"),
                 takes_shards: row.get("shouldhaveshards"),
+                clone_of: cloned.0.zip(cloned.1).map(|(host, port)| address(host, port)).transpose()?,
             })
         })
         .collect()

@@ -27,8 +27,10 @@ pub struct ClusterStatus {
 pub struct NodeStatus {
     /// Where the other nodes reach it; `None` is a coordinator that is not registered.
     pub address: Option<Address>,
-    /// `coordinator`, `worker`, or `secondary` of either.
+    /// `coordinator`, `worker`, `secondary` of either, or `clone` of a worker.
     pub role: &'static str,
+    /// The worker that a clone is one of.
+    pub clone_of: Option<Address>,
     /// Whether Citus uses it.
     pub active: bool,
     /// Whether shards may be moved to it.
@@ -107,7 +109,9 @@ fn node_status(node: Option<&Node>, facts: Answer<NodeFacts>, disk: Answer<Disk>
     let problem = facts.as_ref().err().cloned();
     NodeStatus {
         address: node.map(|node| node.address.clone()),
+        clone_of: node.and_then(|node| node.clone_of.clone()),
         role: match node {
+            Some(node) if node.clone_of.is_some() => "clone",
             Some(node) if !node.is_primary => "secondary",
             Some(node) if !node.is_coordinator() => "worker",
             _ => "coordinator",

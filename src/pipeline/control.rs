@@ -1,10 +1,10 @@
 //! The control session: it holds the lock that shows that the run is alive, judges silent sessions, and knows
 //! whether the server may have crashed: that ends all sessions, this one too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -16,7 +16,7 @@ use crate::ledger::blocks::Run;
 use crate::ledger::settle::commit_durably;
 use crate::ledger::takeover::hold_again;
 use crate::postgres::Session;
-use crate::postgres::watch::{Backend, UNANSWERED_MAX, Watched, look, look_over};
+use crate::postgres::watch::{Backend, Seen, UNANSWERED_MAX, Watched, look, look_over};
 
 /// A session that has said nothing for so long is looked at from another one.
 const SILENT_AFTER: Duration = Duration::from_secs(5);
@@ -31,6 +31,8 @@ pub(super) struct Control {
     inner: Mutex<Inner>,
     was_lost: Arc<AtomicBool>,
     left_prepared: Arc<AtomicBool>,
+    /// Servers, and processes there for whose locks the load has waited: told once.
+    told: StdMutex<HashSet<(String, Vec<i32>)>>,
 }
 
 struct Inner {
@@ -46,7 +48,14 @@ impl Control {
         let watched = Watched::new("control");
         watched.set_backend(Some(backend));
         let inner = Mutex::new(Inner { session: Some(session), before: None, run });
-        Self { connector, watched, inner, was_lost: Arc::default(), left_prepared: Arc::default() }
+        Self {
+            connector,
+            watched,
+            inner,
+            was_lost: Arc::default(),
+            left_prepared: Arc::default(),
+            told: StdMutex::default(),
+        }
     }
 
     /// From here on the session stands for this attempt.
@@ -156,6 +165,7 @@ impl Control {
             };
             unanswered = 0;
             let Some(seen) = seen.into_iter().next() else { return };
+            self.tell_of_lock(&self.watched, &seen);
             let (is_lost, seen_waiting) = seen.is_loss(waiting.take());
             if is_lost {
                 return;
@@ -193,6 +203,7 @@ impl Control {
         let seen = self.run(async |session| look(session, &backends).await).await?;
         let mut lost = Vec::new();
         for ((one, backend), seen) in here.iter().zip(seen) {
+            self.tell_of_lock(one, &seen);
             lost.extend(one.judge(backend, seen).then_some((one, backend)));
         }
         // Each server is asked once, all at a time: one that does not answer takes its time.
@@ -212,7 +223,10 @@ impl Control {
         for (sessions, seen) in join_all(looks).await {
             for (number, (one, backend)) in sessions.into_iter().enumerate() {
                 let is_lost = match seen.as_ref().and_then(|seen| seen.get(number)) {
-                    Some(seen) => one.judge(backend, seen.clone()),
+                    Some(seen) => {
+                        self.tell_of_lock(one, seen);
+                        one.judge(backend, seen.clone())
+                    }
                     None => one.is_unanswered(backend),
                 };
                 lost.extend(is_lost.then_some((one, backend)));
@@ -222,6 +236,19 @@ impl Control {
             tracing::info!("{} (server process {}) has fallen silent", one.name, backend.pid);
         }
         Ok(())
+    }
+
+    /// A load that waits for another session's lock would look as if the server were slow.
+    fn tell_of_lock(&self, session: &Watched, seen: &Seen) {
+        let Seen::WaitsForLock(blockers) = seen else { return };
+        let way = session.elsewhere.as_ref().unwrap_or(&self.connector.connect);
+        let server = way.describe();
+        let line = format!("waiting on {server} for a lock of {}", blockers.told);
+        let is_news =
+            self.told.lock().unwrap_or_else(PoisonError::into_inner).insert((server, blockers.pids.clone()));
+        if is_news {
+            self.connector.retry.tell(line);
+        }
     }
 
     /// Says goodbye.

@@ -181,8 +181,19 @@ pub enum Seen {
     Gone,
     /// It waits for its client.
     WaitsForUs(Life),
+    /// It waits for others, which hold a lock or want it before.
+    WaitsForLock(Blockers),
     /// It works, or waits for something of the server's.
     Works,
+}
+
+/// Who keeps a backend waiting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blockers {
+    /// Their process numbers; 0 is a prepared transaction.
+    pub pids: Vec<i32>,
+    /// Who they are and what they do.
+    pub told: String,
 }
 
 /// What changes while a backend hears from its client: when it began its last statement or became idle after it, and
@@ -199,7 +210,7 @@ impl Seen {
     pub fn is_loss(self, before: Option<Life>) -> (bool, Option<Life>) {
         match self {
             Self::Gone => (true, None),
-            Self::Works => (false, None),
+            Self::WaitsForLock(_) | Self::Works => (false, None),
             Self::WaitsForUs(life) => (before.is_some_and(|before| before == life), Some(life)),
         }
     }
@@ -229,8 +240,18 @@ pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
     // A statement that reads from a client without a COPY is Citus's, waiting for other nodes.
     let sql = "select a.pid, a.backend_start::text, coalesce(a.wait_event_type = 'Client'
                 and not (a.state = 'active' and a.wait_event = 'ClientRead' and c.pid is null), false),
-            a.state_change::text, c.bytes_processed
-        from pg_stat_activity a left join pg_stat_progress_copy c on c.pid = a.pid where a.pid = any($1)";
+            a.state_change::text, c.bytes_processed, waits.pids, waits.told
+        from pg_stat_activity a left join pg_stat_progress_copy c on c.pid = a.pid
+        left join lateral (
+            select array_agg(blocker order by blocker) as pids,
+                string_agg(case when b.pid is null then 'a prepared transaction' else
+                    format('process %s of %s (%s)', b.pid, b.usename, concat_ws(': ',
+                        nullif(concat_ws(', ', nullif(b.application_name, ''), b.state), ''),
+                        left(regexp_replace(b.query, '\\s+', ' ', 'g'), 100))) end,
+                    ', ' order by blocker) as told
+            from (select distinct unnest(pg_blocking_pids(a.pid)) as blocker) blockers
+            left join pg_stat_activity b on b.pid = blocker) waits on a.wait_event_type = 'Lock'
+        where a.pid = any($1)";
     let rows = client.query(sql, &[&pids]).await.map_err(failed)?;
     let seen = |backend: &Backend| {
         let row = rows.iter().find(|row| {
@@ -241,7 +262,10 @@ pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
             Some(row) if row.get(2) => {
                 Seen::WaitsForUs(Life { state_change: row.get(3), copied: row.get(4) })
             }
-            Some(_) => Seen::Works,
+            Some(row) => match (row.get(5), row.get(6)) {
+                (Some(pids), Some(told)) => Seen::WaitsForLock(Blockers { pids, told }),
+                _ => Seen::Works,
+            },
         }
     };
     Ok(backends.iter().map(seen).collect())

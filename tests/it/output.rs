@@ -92,6 +92,33 @@ fn progress_lines_come_while_rows_flow() {
     running.outcome().exits(0).says(" of 20,000 rows").says("rows/s").says("rejected: 0");
 }
 
+/// It would look as if the server were slow.
+#[test]
+fn who_holds_a_lock_that_rows_wait_for_is_told_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = Rows::new(1_000, 8).write(dir.path(), "rows.parquet");
+    let db = Db::new();
+    db.table("chunks", 8);
+    let holder = db.session();
+    holder.run("set application_name = 'somebody'");
+    let pid: i32 = holder.one("select pg_backend_pid()");
+    let user: String = holder.one("select current_user::text");
+    holder.run("begin; lock table chunks\n in share row exclusive mode");
+    let running = Load::of(&path).into(&db).with("--index", "none").with("--writers", 2).start();
+    let line = format!(
+        "for a lock of process {pid} of {user} (somebody, idle in transaction: begin; lock table chunks in share row \
+         exclusive mode)"
+    );
+    let since = std::time::Instant::now();
+    while !running.said().contains(&line) {
+        assert!(since.elapsed().as_secs() < 60, "{}", running.said());
+        db.run("select pg_sleep(0.02)");
+    }
+    holder.run("rollback");
+    let outcome = running.outcome().exits(0).rows(1_000, 0, 0);
+    assert_eq!(outcome.stderr.matches("for a lock of").count(), 1, "{}", outcome.stderr);
+}
+
 #[test]
 fn usage_errors_are_refusals_and_help_and_version_are_answers() {
     for words in [&["load"][..], &["lod"], &["load", "x", "--lanes", "many"], &["search", "--nonsense"]] {

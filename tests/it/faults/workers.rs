@@ -115,11 +115,19 @@ fn rows_that_a_promoted_clone_does_not_have_are_sent_again() {
     load.running.signal(Signal::SIGSTOP);
     let added: i32 =
         coordinator.one(&format!("select citus_add_clone_node('127.0.0.1', {new}, '127.0.0.1', {old})"));
+    load.cluster.vecload(&["cluster", "status"]).exits(0).answers(&format!("clone of 127.0.0.1:{old}"));
+    let add = ["cluster", "add", &format!("127.0.0.1:{new}")];
+    load.cluster.vecload(&add).exits(2).says("citus_promote_clone_and_rebalance");
     coordinator.run("begin");
     coordinator.run(&format!("select citus_promote_clone_and_rebalance({added}, null, 60)"));
     load.running.signal(Signal::SIGCONT);
     let waits = "wait_event_type = 'Lock' and query like 'delete from \"vecload_ledger\".\"shard_fences%'";
     load.cluster.session(0).wait_until(&format!("exists (select from pg_stat_activity where {waits})"));
+    let began = Instant::now();
+    while !load.running.said().contains("for a lock of process") {
+        assert!(began.elapsed() < PATIENCE, "{}", load.running.said());
+        load.cluster.session(0).run("select pg_sleep(0.05)");
+    }
     coordinator.run("commit");
     let outcome = load.running.outcome().exits(0).rows(60_000, 0, 0);
     outcome.says("a worker crashed or was replaced, and commits are lost").says("on 3 nodes");
