@@ -39,8 +39,8 @@ use crate::source::Place;
 /// The index plan of a load that found rows: it gives back the indexes that it dropped, and adds none.
 pub(super) const REBUILD: &str = "rebuild";
 
-/// Balances that are short though no session was lost, in a load straight into shards: a clone that is promoted ends none,
-/// and a standby may take a worker's place while its writers have nothing to write. More are a fault of ours.
+/// Balances that are short though no session was lost, in a load straight into shards: a clone that is promoted ends
+/// none, and a standby may take a worker's place while its writers have nothing to write. More are a fault of ours.
 const UNEXPLAINED_MAX: usize = 2;
 
 /// Lines about retries on their way to the user.

@@ -98,8 +98,8 @@ fn rows_go_through_the_coordinator_to_the_standby_that_has_taken_a_workers_place
     a_standby_takes_over("coordinator");
 }
 
-/// Citus keeps writers through the coordinator out while it promotes a clone, and no others: what these commit after the
-/// clone has caught up is not in the shards that it takes over.
+/// Citus keeps writers through the coordinator out while it promotes a clone, and no others: what these commit after
+/// the clone has caught up is not in the shards that it takes over.
 #[test]
 fn rows_that_a_promoted_clone_does_not_have_are_sent_again() {
     let Some(mut cluster) = Cluster::start(3) else { return };
