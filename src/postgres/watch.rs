@@ -237,7 +237,8 @@ pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
         return Ok(Vec::new());
     }
     let pids: Vec<i32> = backends.iter().map(|backend| backend.pid).collect();
-    // A statement that reads from a client without a COPY is Citus's, waiting for other nodes.
+    // A statement that reads from a client without a COPY is Citus's, waiting for other nodes. Locks for pages that are
+    // new are held for moments, by the load's own writers most of all.
     let sql = "select a.pid, a.backend_start::text, coalesce(a.wait_event_type = 'Client'
                 and not (a.state = 'active' and a.wait_event = 'ClientRead' and c.pid is null), false),
             a.state_change::text, c.bytes_processed, waits.pids, waits.told
@@ -249,8 +250,10 @@ pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
                         nullif(concat_ws(', ', nullif(b.application_name, ''), b.state), ''),
                         left(regexp_replace(b.query, '\\s+', ' ', 'g'), 100))) end,
                     ', ' order by blocker) as told
-            from (select distinct unnest(pg_blocking_pids(a.pid)) as blocker) blockers
-            left join pg_stat_activity b on b.pid = blocker) waits on a.wait_event_type = 'Lock'
+            from (select distinct unnest(case
+                when a.wait_event_type = 'Lock' and a.wait_event not in ('extend', 'page')
+                then pg_blocking_pids(a.pid) end) as blocker) blockers
+            left join pg_stat_activity b on b.pid = blocker) waits on true
         where a.pid = any($1)";
     let rows = client.query(sql, &[&pids]).await.map_err(failed)?;
     let seen = |backend: &Backend| {
