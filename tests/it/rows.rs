@@ -154,7 +154,7 @@ impl Rows {
         let query = format!("select content, channel_id, user_id, embedding, metadata::text from {table}");
         for fields in session.binary(&query) {
             let content = String::from_utf8_lossy(fields[0].as_deref().unwrap_or_default()).into_owned();
-            let number = content.get(..9).and_then(|digits| digits.parse().ok());
+            let number = content.split(' ').next().and_then(|digits| digits.parse().ok());
             let Some((row, (_, source))) = number.and_then(|row| Some((row, wanted.get(&row)?))) else {
                 foreign.push(content);
                 continue;
