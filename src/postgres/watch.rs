@@ -245,7 +245,7 @@ pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
         from pg_stat_activity a left join pg_stat_progress_copy c on c.pid = a.pid
         left join lateral (
             select array_agg(blocker order by blocker) as pids,
-                string_agg(case when b.pid is null then 'a prepared transaction' else
+                string_agg(case when blocker = 0 then 'a prepared transaction' else
                     format('process %s of %s (%s)', b.pid, b.usename, concat_ws(': ',
                         nullif(concat_ws(', ', nullif(b.application_name, ''), b.state), ''),
                         left(regexp_replace(b.query, '\\s+', ' ', 'g'), 100))) end,
@@ -253,7 +253,8 @@ pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
             from (select distinct unnest(case
                 when a.wait_event_type = 'Lock' and a.wait_event not in ('extend', 'page')
                 then pg_blocking_pids(a.pid) end) as blocker) blockers
-            left join pg_stat_activity b on b.pid = blocker) waits on true
+            left join pg_stat_activity b on b.pid = blocker
+            where blocker = 0 or b.pid is not null) waits on true
         where a.pid = any($1)";
     let rows = client.query(sql, &[&pids]).await.map_err(failed)?;
     let seen = |backend: &Backend| {
