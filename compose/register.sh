@@ -175,13 +175,39 @@ SQL
     esac
 }
 
-# All nodes have to reach each other, not the coordinator alone.
+# is_among NODE NODE…: whether the first is one of the others.
+is_among() (
+    sought=$1
+    shift
+    for node do
+        [ "$node" != "$sought" ] || exit 0
+    done
+    exit 1
+)
+
+# check_connections NODE…: these have to reach each other, and not the coordinator alone. Another node of the cluster
+# that does not is told, and no more: it may be stopped for now.
 check_connections() {
-    broken=$(answer "check the connections between nodes" "$coordinator" <<'SQL'
-select format('%s:%s to %s:%s', from_nodename, from_nodeport, to_nodename, to_nodeport)
-from citus_check_cluster_node_health() where result is not true;
+    ways=$(answer "check the connections between nodes" "$coordinator" <<'SQL'
+select format('%s:%s %s:%s', from_nodename, from_nodeport, to_nodename, to_nodeport)
+from citus_check_cluster_node_health() where result is not true order by 1;
 SQL
     )
+    broken='' others=''
+    while read -r from to; do
+        [ -n "$from" ] || continue
+        is_ours=1
+        for node in "$from" "$to"; do
+            if ! is_among "$node" "$@"; then
+                is_ours=''
+                is_among "$node" $others || others="$others $node"
+            fi
+        done
+        [ -z "$is_ours" ] || broken="${broken:+$broken, }$from to $to"
+    done <<WAYS
+$ways
+WAYS
+    [ -z "$others" ] || say "warning: other nodes of the cluster that don't reach all, or that not all reach:$others"
     [ -z "$broken" ] || fail "nodes that can't reach each other: $broken; their logs tell why"
 }
 
@@ -221,5 +247,5 @@ register_coordinator
 for worker do
     register_worker "$worker"
 done
-check_connections
+check_connections "$coordinator" "$@"
 say "the cluster is ready: $expected"

@@ -134,9 +134,9 @@ fn servers_become_a_cluster_and_stay_one_when_the_script_is_run_again() {
 
 #[test]
 fn what_can_not_become_a_cluster_is_told_with_its_cause() {
-    let Some(servers) = Servers::start(3) else { return };
+    let Some(servers) = Servers::start(4) else { return };
     let cluster = &servers.cluster;
-    let [first, second, third] = [0, 1, 2].map(|node| servers.address(node));
+    let [first, second, third, fourth] = [0, 1, 2, 3].map(|node| servers.address(node));
     servers.register(&[&first]).exits(2).says("usage");
     servers.register(&[&first, &second, &first]).exits(1).says("as coordinator and as worker");
     servers.register(&[&first, &second]).exits(0);
@@ -153,6 +153,17 @@ fn what_can_not_become_a_cluster_is_told_with_its_cause() {
     servers.register(&[&second, &third]).exits(1).says(&second).says("is a worker of another coordinator");
     servers.register(&[&third, &second]).exits(1).says(&second).says("is a worker of another cluster");
     servers.register(&[&third, &first]).exits(1).says("is the coordinator of another cluster");
+    // A node that is down is no matter for others, and has to be up for itself.
+    servers.register(&[&first, &fourth]).exits(0);
+    cluster.crash(3);
+    servers
+        .register(&[&first, &second])
+        .exits(0)
+        .says(&format!(
+            "warning: other nodes of the cluster that don't reach all, or that not all reach: {fourth}\n"
+        ))
+        .says("is ready");
+    cluster.revive(3);
     cluster.ask_for_password("another");
     servers.register(&[&first, &second]).exits(1).says(&first).says("password authentication failed");
     cluster.crash(2);
