@@ -146,8 +146,8 @@ SQL
         answer "look for registered nodes" "$coordinator")
     if [ -n "$known" ] && [ "${known% inactive}" != "$group" ]; then
         fail "$1 is registered as node ${known% inactive}, and says it is node $group: this is not the server that" \
-            "was registered. If its data are lost, so are the shards that it held: drop the tables that had shards" \
-            "there, then vecload cluster remove $1, and run this again"
+            "was registered. If its data are lost, so are the shards that it held: vecload cluster remove $1 names the" \
+            "tables to drop; after it, run this again"
     elif [ -z "$known" ] && [ "$group" = 0 ] && [ -n "$of" ]; then
         fail "$1 is the coordinator of another cluster"
     elif [ -z "$known" ] && [ "$group" != 0 ]; then

@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("ledger", "batch copy error fault index postgres route source"),
     ("writer", "copy error fault ledger partition postgres route"),
     ("search", "batch error postgres"),
-    ("verify", "error index ledger postgres search"),
+    ("verify", "cluster error index ledger postgres search"),
     ("generate", "error source"),
     ("embedded", "error postgres"),
     ("config", "error index pipeline postgres tune"),

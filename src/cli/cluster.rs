@@ -359,6 +359,7 @@ fn state(node: &NodeStatus) -> &'static str {
     match node {
         NodeStatus { reachable: false, .. } => "unreachable",
         NodeStatus { active: false, .. } => "inactive",
+        NodeStatus { problem: Some(_), facts: Some(_), .. } => "another server",
         NodeStatus { role: "worker", takes_shards: false, .. } => "takes no shards",
         _ => "ok",
     }

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 
 use super::Address;
 use super::needs;
-use super::nodes::{Answer, Node, ask, ask_here, ask_json, nodes};
+use super::nodes::{Answer, Node, OWN_GROUP_SQL, another_server, ask, ask_here, ask_json, nodes};
 use crate::error::{Error, Result};
 use crate::postgres::{pg_error, quote_ident, quote_literal};
 
@@ -154,6 +154,15 @@ async fn revive(client: &Client, node: &Node) -> Result<&'static str> {
         let activated =
             client.query("select citus_activate_node($1, $2)", &[&node.address.host, &port]).await;
         return activated.map(|_| "activated").map_err(failed);
+    }
+    let own = ask(client, std::slice::from_ref(&node.address), OWN_GROUP_SQL).await?.remove(0);
+    let why = match own {
+        Ok(own) => another_server(node.group, &own),
+        Err(problem) => Some(problem),
+    };
+    if let Some(why) = why {
+        return Err(Error::refused(format!("{} is a node, and can't be used: {why}", node.address))
+            .hint("vecload verify tells what to do"));
     }
     if node.is_primary && !node.is_coordinator() && !node.takes_shards {
         let sql = "select citus_set_node_property($1, $2, 'shouldhaveshards', true)";

@@ -16,7 +16,7 @@ use tokio_postgres::Client;
 pub use add::{AddRequest, Added, add};
 pub use address::Address;
 pub use moves::{Job, Move, Started, current_job, job, start, stop};
-pub use nodes::{Answer, Node, ask, ask_here, ask_json, nodes};
+pub use nodes::{Answer, Node, OWN_GROUP_SQL, another_server, ask, ask_here, ask_json, nodes};
 pub use remove::{Removal, Removed};
 pub use status::{ClusterStatus, Disk, NodeStatus, status};
 

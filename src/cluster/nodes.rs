@@ -118,6 +118,19 @@ pub async fn ask_here<T: DeserializeOwned>(client: &Client, sql: &str) -> Result
     }
 }
 
+/// The number by which a node knows itself.
+pub const OWN_GROUP_SQL: &str = "select groupid::text from pg_dist_local_group";
+
+/// What is wrong with a node that knows itself by another number than the coordinator, if it does.
+pub fn another_server(group: i32, own: &str) -> Option<String> {
+    (own != group.to_string()).then(|| {
+        format!(
+            "added as node {group}, it says that it is node {own}: its data were lost, or another server answers at \
+             that address"
+        )
+    })
+}
+
 /// A message of the server that may hold several lines.
 pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")

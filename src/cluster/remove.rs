@@ -92,6 +92,7 @@ impl Removal {
             .hint("bring it back first: no other node has these shards")
         })?;
         self.bytes = bytes.parse().unwrap_or(0);
+        needs::shards_can_move(client, known, self.block_writes).await?;
         let others: Vec<Address> = known
             .iter()
             .filter(|node| node.is_primary && node.is_active && node.takes_shards && node.address != *address)
@@ -104,7 +105,6 @@ impl Removal {
             ))
             .hint("add a node first: vecload cluster add HOST:PORT"));
         }
-        needs::shards_can_move(client, known, self.block_writes).await?;
         let disks = ask_json::<Disk>(client, &others, DISK_SQL).await?;
         let room = room(&others, &disks.into_iter().map(|disk| disk.ok()).collect::<Vec<_>>());
         match room {

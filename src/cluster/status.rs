@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 
 use super::Address;
 use super::moves::{Job, current_job};
-use super::nodes::{Answer, Node, ask_here, ask_json, nodes};
+use super::nodes::{Answer, Node, another_server, ask_here, ask_json, nodes};
 use crate::error::Result;
 use crate::postgres::{QualifiedName, quote_literal};
 
@@ -37,7 +37,7 @@ pub struct NodeStatus {
     pub takes_shards: bool,
     /// Whether the coordinator reaches it.
     pub reachable: bool,
-    /// Why nothing is known of it.
+    /// Why nothing is known of it, or what it says that can't be.
     pub problem: Option<String>,
     /// What it says of itself.
     #[serde(flatten)]
@@ -51,6 +51,8 @@ pub struct NodeStatus {
 /// What a node says of itself.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct NodeFacts {
+    /// The number of its group, as it knows it.
+    pub group: i32,
     /// Version of PostgreSQL.
     pub postgres: String,
     /// Version of the extension citus in the database.
@@ -106,7 +108,15 @@ pub async fn status(client: &Client, table: &QualifiedName) -> Result<ClusterSta
 }
 
 fn node_status(node: Option<&Node>, facts: Answer<NodeFacts>, disk: Answer<Disk>) -> NodeStatus {
-    let problem = facts.as_ref().err().cloned();
+    let problem = match (&facts, node) {
+        (Err(problem), _) => Some(problem.clone()),
+        // A clone takes a number of its own when it is promoted.
+        (Ok(facts), Some(node)) if node.clone_of.is_none() => {
+            another_server(node.group, &facts.group.to_string())
+                .map(|why| format!("{why}; vecload verify tells what to do"))
+        }
+        _ => None,
+    };
     NodeStatus {
         address: node.map(|node| node.address.clone()),
         clone_of: node.and_then(|node| node.clone_of.clone()),
@@ -119,7 +129,7 @@ fn node_status(node: Option<&Node>, facts: Answer<NodeFacts>, disk: Answer<Disk>
         active: node.is_none_or(|node| node.is_active),
         takes_shards: node.is_none_or(|node| node.takes_shards),
         // What refuses the question has been reached.
-        reachable: problem.as_ref().is_none_or(|problem| !is_unreachable(problem)),
+        reachable: facts.as_ref().err().is_none_or(|problem| !is_unreachable(problem)),
         problem,
         facts: facts.ok(),
         disk_unknown: disk.as_ref().err().cloned(),
@@ -139,6 +149,7 @@ fn facts_sql(table: &QualifiedName) -> String {
             select s.logicalrelid, s.shardid from pg_dist_shard s join pg_dist_placement p using (shardid)
             where p.groupid = (select groupid from pg_dist_local_group))
         select json_build_object(
+            'group', (select groupid from pg_dist_local_group),
             'postgres', split_part(current_setting('server_version'), ' ', 1),
             'citus', (select extversion from pg_extension where extname = 'citus'),
             'pgvector', (select extversion from pg_extension where extname = 'vector'),

@@ -10,11 +10,11 @@ use crossbeam_channel::Receiver;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
-use super::BlockQueues;
 use super::counters::{Counters, Stage};
 use super::feed::Work;
 use super::ids::IdPool;
 use super::plan::LoadPlan;
+use super::queues::BlockQueues;
 use super::stop::Stop;
 use super::verdict::RejectLimit;
 use super::writing::Rejected;

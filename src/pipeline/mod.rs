@@ -24,6 +24,7 @@ pub mod opened;
 pub mod plan;
 pub mod preflight;
 mod prepare;
+mod queues;
 mod reading;
 pub mod request;
 pub mod retry;
@@ -49,6 +50,7 @@ use self::feed::{Extents, FeedSource, Feeder, UnderWay};
 use self::ids::IdPool;
 use self::lane::LaneContext;
 use self::plan::LoadPlan;
+use self::queues::BlockQueues;
 use self::routing::way_to;
 use self::steady::{Connector, Steady};
 use self::stop::Stop;
@@ -226,7 +228,7 @@ impl Attempt {
             tasks.extend(here.into_iter().map(|(_, writer)| tokio::spawn(writer.run(Arc::clone(&receiver)))));
             senders.push(sender);
         }
-        (BlockQueues { senders, routing: Arc::clone(&self.routing) }, tasks)
+        (BlockQueues::new(senders, Arc::clone(&self.routing)), tasks)
     }
 
     /// An endpoint for each writer, and how it is connected to.
@@ -299,20 +301,6 @@ impl Attempt {
         );
         let (writers, units) = tokio::try_join!(writers, async { units.await.transpose() })?;
         Ok(Sessions { watched, writers, rejects, units })
-    }
-}
-
-/// Sealed blocks on their way to the writers, one queue for each endpoint.
-#[derive(Debug, Clone)]
-pub struct BlockQueues {
-    senders: Vec<Sender<HeldBlock>>,
-    routing: Arc<Routing>,
-}
-
-impl BlockQueues {
-    /// The queue for the blocks of a place.
-    pub fn of(&self, place: usize) -> &Sender<HeldBlock> {
-        &self.senders[self.routing.endpoint_of[place]]
     }
 }
 

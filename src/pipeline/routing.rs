@@ -99,7 +99,8 @@ pub(super) async fn choose(
             .hint(format!("{}; or load through the coordinator: --route coordinator", why_not.cure));
         return Err(if why_not.may_pass { error.transient() } else { error });
     }
-    let writers = coordinator_writers(control, plan).await?;
+    let nodes = map.as_ref().map_or(0, |map| map.nodes.len());
+    let writers = coordinator_writers(control, plan, nodes).await?;
     let mut routing = Routing::by_name(target, columns, map.as_ref(), even, writers);
     for endpoint in &mut routing.endpoints {
         endpoint.settings = format!(
@@ -108,9 +109,14 @@ pub(super) async fn choose(
         );
     }
     routing.told = Some(format!(
-        "route coordinator ({}): {}, each with a connection to every worker",
+        "route coordinator ({}): {}, each with a connection to {}",
         why_not.what,
         counted(writers, "writer"),
+        match (nodes, nodes / routing.endpoints.len()) {
+            (_, 1) if nodes > 1 => "one worker".to_owned(),
+            (_, some) if some < nodes => format!("{some} workers"),
+            _ => "every worker".to_owned(),
+        },
     ));
     Ok(Arc::new(routing))
 }
@@ -354,14 +360,18 @@ pub(super) fn way_to(connect: &ConnectSettings, node: &Node) -> ConnectSettings 
 
 /// How many writers go through the coordinator: each worker has a connection free for every one. What nobody has asked
 /// for is fewer where it must be.
-async fn coordinator_writers(control: &Client, plan: &LoadPlan) -> Result<usize> {
+async fn coordinator_writers(control: &Client, plan: &LoadPlan, nodes: usize) -> Result<usize> {
     let failed = |error| pg_error("ask the workers for free connections", error);
     let sql = "select nodename || ':' || nodeport, success, result from run_command_on_workers($1)";
     let ask = format!("select {FREE}");
     let wanted = plan.settings.writers;
     let (mut writers, least) = match plan.settings.are_writers_given {
         true => (wanted, wanted),
-        false => (wanted.max(COORDINATOR_WRITERS), 1),
+        // As many for each node, if there are so many.
+        false => match wanted.max(COORDINATOR_WRITERS) {
+            writers if (1..=writers).contains(&nodes) => (writers.next_multiple_of(nodes), 1),
+            writers => (writers, 1),
+        },
     };
     for row in control.query(sql, &[&ask]).await.map_err(failed)? {
         let (node, success, result): (String, bool, String) = (row.get(0), row.get(1), row.get(2));

@@ -45,6 +45,10 @@ pub(super) fn for_server_error(error: &ServerError) -> Option<String> {
         "25006" => {
             "this server takes no writes (a standby?): connect to the primary, or set target_session_attrs=primary"
         }
+        "42P01" if is_of_worker(error) => {
+            "the shard's table was dropped on that node, or the node's data were lost: vecload verify tells which \
+             shards are concerned"
+        }
         "42P01" => "create the tables with `vecload migrate`, or name the right table by --table",
         "3F000" => "create the schema first (CREATE SCHEMA), or name another one with --table SCHEMA.NAME",
         "58P01" | "0A000"
@@ -65,6 +69,11 @@ pub(super) fn for_server_error(error: &ServerError) -> Option<String> {
         _ => return None,
     };
     Some(advice.to_owned())
+}
+
+/// Citus says which node has refused a statement.
+fn is_of_worker(error: &ServerError) -> bool {
+    error.context.as_ref().is_some_and(|context| context.contains("while executing command on "))
 }
 
 fn names_file_of(error: &ServerError, extension: &str) -> bool {
@@ -183,13 +192,17 @@ mod tests {
     use super::*;
 
     fn advice(code: &str, message: &str) -> Option<String> {
+        advice_in(code, message, None)
+    }
+
+    fn advice_in(code: &str, message: &str, context: Option<&str>) -> Option<String> {
         for_server_error(&ServerError {
             code: code.to_owned(),
             severity: String::new(),
             message: message.to_owned(),
             detail: None,
             hint: None,
-            context: None,
+            context: context.map(str::to_owned),
             schema: None,
             table: None,
             column: None,
@@ -225,5 +238,7 @@ mod tests {
         }
         assert_eq!(advice("0A000", "cannot do that"), None);
         assert_eq!(advice("23505", ""), None);
+        let lost = advice_in("42P01", "", Some("while executing command on w:5432")).unwrap_or_default();
+        assert!(lost.contains("vecload verify"), "{lost}");
     }
 }

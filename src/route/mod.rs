@@ -124,7 +124,8 @@ pub struct Routing {
 
 impl Routing {
     /// Into the table by its own name. Where Citus distributes it, a block holds rows of one shard, or of few of one
-    /// node.
+    /// node. Writers are divided among the nodes then: a session of the coordinator's has connections to the nodes that
+    /// its COPYs have gone to, and each is a process there.
     pub fn by_name(
         target: &Target,
         columns: &[String],
@@ -143,21 +144,26 @@ impl Routing {
         };
         let endpoint = Endpoint { node: None, tables: vec![table], settings: String::new() };
         let of_map = map.and_then(|map| Some((map, map.partitions().ok()?)));
-        let (partitions, place_of) = match of_map {
-            Some((map, partitions)) => (partitions, map.places()),
+        let (partitions, place_of) = match &of_map {
+            Some((map, partitions)) => (partitions.clone(), map.places()),
             None => {
                 let places: Vec<usize> = (0..even.count()).collect();
                 (even, places)
             }
         };
         let places = place_of.iter().max().map_or(1, |last: &usize| last + 1);
+        let mut endpoint_of = vec![0; places];
+        let groups = of_map.map_or(1, |(map, _)| writer_groups(map.nodes.len(), writers));
+        for (shard, place) in map.iter().flat_map(|map| &map.shards).zip(&place_of) {
+            endpoint_of[*place] = shard.node % groups;
+        }
         Self {
             route: if target.citus.is_some() { Route::Coordinator } else { Route::Direct },
             partitions,
             place_of,
-            endpoint_of: vec![0; places],
-            endpoints: vec![endpoint],
-            writers_each: writers,
+            endpoint_of,
+            endpoints: vec![endpoint; groups],
+            writers_each: writers / groups,
             channels: Vec::new(),
             told: None,
         }
@@ -215,6 +221,11 @@ impl Routing {
         })
     }
 
+    /// Whether any writer can write any block: the endpoints are ways to the same server.
+    pub fn is_one_server(&self) -> bool {
+        self.endpoints.iter().all(|endpoint| endpoint.node.is_none())
+    }
+
     /// Writers of all endpoints.
     pub fn writers(&self) -> usize {
         self.writers_each * self.endpoints.len()
@@ -224,6 +235,15 @@ impl Routing {
     pub fn places(&self) -> usize {
         self.endpoint_of.len()
     }
+}
+
+/// Into how many groups writers through the coordinator are divided: as many as give each group as many writers, and as
+/// many nodes, as the others.
+fn writer_groups(nodes: usize, writers: usize) -> usize {
+    (1..=nodes.min(writers))
+        .rev()
+        .find(|groups| nodes.is_multiple_of(*groups) && writers.is_multiple_of(*groups))
+        .unwrap_or(1)
 }
 
 fn copy_sql(table: &QualifiedName, columns: &[String]) -> String {
@@ -240,4 +260,27 @@ fn insert_sql(table: &QualifiedName, columns: &[String]) -> String {
 fn column_list(columns: &[String]) -> String {
     let columns: Vec<String> = columns.iter().map(|column| quote_ident(column)).collect();
     columns.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::writer_groups;
+
+    #[test]
+    fn groups_of_writers_have_as_many_nodes_and_writers_each() {
+        for (nodes, writers, groups) in [
+            (2, 4, 2),
+            (3, 6, 3),
+            (3, 4, 1),
+            (8, 4, 4),
+            (6, 4, 2),
+            (5, 4, 1),
+            (2, 1, 1),
+            (1, 4, 1),
+            (0, 4, 1),
+            (32, 8, 8),
+        ] {
+            assert_eq!(writer_groups(nodes, writers), groups, "{nodes} nodes, {writers} writers");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{Answer, Check, counted, listed};
+use crate::cluster::{OWN_GROUP_SQL, another_server};
 use crate::postgres::Session;
 use crate::postgres::catalog::ServerVersions;
 
@@ -59,6 +60,8 @@ pub(super) struct Node {
     /// Whether shards may be put on it.
     pub takes_shards: bool,
     has_metadata: bool,
+    /// What is wrong, if another server seems to be in its place.
+    is_another: Option<String>,
     /// What it said, or why it said nothing.
     pub facts: Result<Facts, String>,
 }
@@ -88,6 +91,7 @@ impl Cluster {
                     is_active: row.get("isactive"),
                     takes_shards: row.get("shouldhaveshards"),
                     has_metadata: row.get("synced"),
+                    is_another: None,
                     facts: Err("it is not active, so Citus does not ask it".into()),
                 });
             }
@@ -109,9 +113,18 @@ impl Cluster {
                         is_active: true,
                         takes_shards: false,
                         has_metadata: true,
+                        is_another: None,
                         facts,
                     },
                 ),
+            }
+        }
+        if citus {
+            // What does not answer here is found by other checks.
+            for (id, answer) in cluster.ask(session, OWN_GROUP_SQL).await? {
+                let node = cluster.nodes.iter_mut().find(|node| node.id == id);
+                let (Some(node), Ok(own)) = (node, answer) else { continue };
+                node.is_another = another_server(node.group, &own);
             }
         }
         Ok(cluster)
@@ -204,6 +217,19 @@ impl Cluster {
             metadata.fail(
                 "a node that does not know the cluster's tables can't take queries, and its map of shards is old",
                 "on the coordinator: select start_metadata_sync_to_all_nodes()",
+            );
+        }
+        // A node to which nothing was synced has no number yet.
+        for node in self.nodes.iter().filter(|node| node.has_metadata) {
+            let Some(why) = &node.is_another else { continue };
+            metadata.found = "a node is not the one that was added".into();
+            metadata.fail(
+                format!("{}: {why}", node.name),
+                format!(
+                    "restore its data; or, if they can't be had again, drop the tables with shards there (vecload \
+                     cluster remove {0} names them), then vecload cluster remove {0} and vecload cluster add {0}",
+                    node.name
+                ),
             );
         }
         [check, metadata]

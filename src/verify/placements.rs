@@ -151,7 +151,8 @@ fn placements(cluster: &Cluster, relations: &Relations) -> Check {
     if !gone.is_empty() {
         check.fail(
             format!("the table of the shard is gone: {}", listed(&gone)),
-            "it was dropped on the worker: restore that node, or make the table anew and load again",
+            "it was dropped on the worker, or the worker's data were lost: restore that node, or make the table anew \
+             and load again",
         );
     }
     if unknown > 0 {

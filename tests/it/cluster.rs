@@ -80,15 +80,28 @@ impl Cluster {
 
     /// Starts another server that could be a node; it is in no cluster and has no extension yet.
     pub(crate) fn start_node(&mut self) -> usize {
-        let number = self.nodes.len();
-        let data = self.data(number);
+        let port = free_port();
+        self.make_data(self.nodes.len(), port);
+        self.serve(port)
+    }
+
+    /// Puts another, empty server in a node's place, as when its disk was lost. It has the extension citus alone.
+    pub(crate) fn lose_data(&self, node: usize) {
+        self.crash(node);
+        std::fs::remove_dir_all(self.data(node)).expect("lose a node's data");
+        self.make_data(node, self.ports[node]);
+        self.revive(node);
+        self.session(node).run("set client_min_messages to error; create extension citus");
+    }
+
+    fn make_data(&self, node: usize, port: u16) {
+        let data = self.data(node);
         let mut initdb = as_account(&self.bindir.join("initdb"));
         initdb
             .args(["--no-sync", "-A", "trust", "-U", "vecload", "-E", "UTF8", "--locale", "C", "-D"])
             .arg(&data);
         let done = initdb.output().expect("run initdb");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        let port = free_port();
         let settings = format!(
             "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n\
              shared_preload_libraries = 'citus'\nwal_level = logical\nfsync = off\nfull_page_writes = off\n\
@@ -96,7 +109,6 @@ impl Cluster {
         );
         let conf = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf"));
         conf.and_then(|mut conf| conf.write_all(settings.as_bytes())).expect("write the settings");
-        self.serve(port)
     }
 
     /// Starts a standby of a node, which does not wait for it.

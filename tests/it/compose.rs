@@ -1,5 +1,5 @@
 //! `compose/`: the script that makes a cluster of servers, and the secret, by local servers. What an engine of
-//! containers does with the rest is not tested; `.ci/run` has the file itself read by docker-compose.
+//! containers does with the rest is tried by hand; `.ci/run` has the file itself read by docker-compose.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

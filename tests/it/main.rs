@@ -27,6 +27,7 @@ mod identity;
 mod indexes;
 mod inputs;
 mod jsonl;
+mod lost_node;
 mod mapping;
 mod migrate;
 mod migrate_citus;

@@ -443,6 +443,8 @@ fn a_cluster_that_can_not_take_the_load_says_so_before_the_first_row() {
     drop(held);
     let told = load().with("--route", "coordinator").run().exits(0);
     assert!(told.report["writers"].as_u64() >= Some(4), "{}", told.report);
+    // As many for each of the two workers.
+    assert_eq!(told.report["writers"].as_u64().map(|writers| writers % 2), Some(0), "{}", told.report);
 }
 
 #[test]

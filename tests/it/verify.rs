@@ -9,12 +9,12 @@ use super::rows::Rows;
 use super::server::{Db, LEDGER};
 use super::session::Session;
 
-fn verify(url: &str, words: &[&str]) -> Outcome {
+pub(crate) fn verify(url: &str, words: &[&str]) -> Outcome {
     vecload(["verify", "--json"].iter().chain(words)).with("--db", url).run()
 }
 
 /// What a check has found.
-trait Checks {
+pub(crate) trait Checks {
     fn check(&self, name: &str) -> &Value;
     /// The check's outcome, and words that it has to say.
     fn has(self, name: &str, outcome: &str, words: &[&str]) -> Self;
@@ -411,5 +411,7 @@ fn shards_that_moved_or_went(cluster: &Cluster, session: &Session) {
     let told = verify(&cluster.url(0), &["--no-count"]).exits(1).says("placements");
     let gone = format!("the table of the shard is gone: {shard} on 127.0.0.1:{to}");
     told.has("placements", "fail", &[&gone]);
+    let refused = cluster.vecload(&["cluster", "rebalance"]).exits(2);
+    refused.says("1 of the").says("they were dropped there").says("drop table chunks; then");
     holder.run(&format!("alter table elsewhere rename to chunks_{shard}"));
 }
