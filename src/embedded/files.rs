@@ -74,7 +74,15 @@ pub(super) fn open_append(path: &Path, owner: &Account) -> io::Result<File> {
 
 /// One process at a time; let go when dropped, and by the kernel when the process dies.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "holding the open file is holding the lock")] File);
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing would not do: a program that another thread is starting has the file open too until it runs. If this
+        // fails, closing follows all the same.
+        drop(self.0.unlock());
+    }
+}
 
 impl Lock {
     /// Waits for the lock, and says so if it has to.
@@ -182,7 +190,9 @@ mod tests {
         let account = Account::current().unwrap();
         let held = Lock::acquire(&path, &account, &|_| {}).unwrap();
         assert!(File::open(&path).unwrap().try_lock().is_err());
+        let of_a_program_that_starts = held.0.try_clone().unwrap();
         drop(held);
         assert!(File::open(&path).unwrap().try_lock().is_ok());
+        drop(of_a_program_that_starts);
     }
 }
