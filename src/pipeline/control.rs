@@ -31,7 +31,7 @@ pub(super) struct Control {
     inner: Mutex<Inner>,
     was_lost: Arc<AtomicBool>,
     left_prepared: Arc<AtomicBool>,
-    /// Servers, and processes there for whose locks the load has waited: told once.
+    /// Servers, and processes there for whose locks the load has waited, or none for other nodes: told once.
     told: StdMutex<HashSet<(String, Vec<i32>)>>,
 }
 
@@ -165,7 +165,7 @@ impl Control {
             };
             unanswered = 0;
             let Some(seen) = seen.into_iter().next() else { return };
-            self.tell_of_lock(&self.watched, &seen);
+            self.tell_of_wait(&self.watched, &seen);
             let (is_lost, seen_waiting) = seen.is_loss(waiting.take());
             if is_lost {
                 return;
@@ -203,7 +203,7 @@ impl Control {
         let seen = self.run(async |session| look(session, &backends).await).await?;
         let mut lost = Vec::new();
         for ((one, backend), seen) in here.iter().zip(seen) {
-            self.tell_of_lock(one, &seen);
+            self.tell_of_wait(one, &seen);
             lost.extend(one.judge(backend, seen).then_some((one, backend)));
         }
         // Each server is asked once, all at a time: one that does not answer takes its time.
@@ -224,7 +224,7 @@ impl Control {
             for (number, (one, backend)) in sessions.into_iter().enumerate() {
                 let is_lost = match seen.as_ref().and_then(|seen| seen.get(number)) {
                     Some(seen) => {
-                        self.tell_of_lock(one, seen);
+                        self.tell_of_wait(one, seen);
                         one.judge(backend, seen.clone())
                     }
                     None => one.is_unanswered(backend),
@@ -238,14 +238,25 @@ impl Control {
         Ok(())
     }
 
-    /// A load that waits for another session's lock would look as if the server were slow.
-    fn tell_of_lock(&self, session: &Watched, seen: &Seen) {
-        let Seen::WaitsForLock(blockers) = seen else { return };
+    /// A load that waits for another session's lock, or for a node that says nothing, would look as if the server were
+    /// slow.
+    fn tell_of_wait(&self, session: &Watched, seen: &Seen) {
+        let (pids, what) = match seen {
+            Seen::WaitsForLock(blockers) => {
+                (blockers.pids.clone(), format!("for a lock of {}", blockers.told))
+            }
+            Seen::WaitsForNodes(statement) => (
+                Vec::new(),
+                format!(
+                    "for another node, in: {statement} (vecload cluster status tells which does not answer)"
+                ),
+            ),
+            _ => return,
+        };
         let way = session.elsewhere.as_ref().unwrap_or(&self.connector.connect);
         let server = way.describe();
-        let line = format!("waiting on {server} for a lock of {}", blockers.told);
-        let is_news =
-            self.told.lock().unwrap_or_else(PoisonError::into_inner).insert((server, blockers.pids.clone()));
+        let line = format!("waiting on {server} {what}");
+        let is_news = self.told.lock().unwrap_or_else(PoisonError::into_inner).insert((server, pids));
         if is_news {
             self.connector.retry.tell(line);
         }

@@ -19,6 +19,9 @@ pub const UNANSWERED_MAX: u32 = 3;
 /// A look is given up after so long.
 pub const LOOK_MAX: Duration = Duration::from_secs(5);
 
+/// A coordinator that has waited so long for a worker, within one step of one block, is not waited for any longer.
+const NODES_MAX: Duration = Duration::from_secs(300);
+
 /// A backend: its process number can be given out again, its start can't.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
@@ -146,7 +149,10 @@ impl Watched {
             return false;
         }
         state.unanswered = 0;
+        let is_over = matches!(seen, Seen::WaitsForNodes(_))
+            && state.working_since.is_some_and(|since| since.elapsed() >= NODES_MAX);
         let (is_lost, seen_waiting) = seen.is_loss(state.seen_waiting.take());
+        let is_lost = is_lost || is_over;
         state.seen_waiting = seen_waiting;
         if is_lost {
             // Who does not wait now has no use for it.
@@ -183,6 +189,8 @@ pub enum Seen {
     WaitsForUs(Life),
     /// It waits for others, which hold a lock or want it before.
     WaitsForLock(Blockers),
+    /// It is a Citus coordinator's, and waits for another node with this statement.
+    WaitsForNodes(String),
     /// It works, or waits for something of the server's.
     Works,
 }
@@ -210,7 +218,7 @@ impl Seen {
     pub fn is_loss(self, before: Option<Life>) -> (bool, Option<Life>) {
         match self {
             Self::Gone => (true, None),
-            Self::WaitsForLock(_) | Self::Works => (false, None),
+            Self::WaitsForLock(_) | Self::WaitsForNodes(_) | Self::Works => (false, None),
             Self::WaitsForUs(life) => (before.is_some_and(|before| before == life), Some(life)),
         }
     }
@@ -237,12 +245,14 @@ pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
         return Ok(Vec::new());
     }
     let pids: Vec<i32> = backends.iter().map(|backend| backend.pid).collect();
-    // A statement that reads from a client without a COPY is Citus's, waiting for other nodes. Locks for pages that are
-    // new are held for moments, by the load's own writers most of all.
-    let sql = "select a.pid, a.backend_start::text, coalesce(a.wait_event_type = 'Client'
-                and not (a.state = 'active' and a.wait_event = 'ClientRead' and c.pid is null), false),
-            a.state_change::text, c.bytes_processed, waits.pids, waits.told
+    // A statement that reads from a client without a COPY is Citus's, waiting for other nodes; so is one that waits in an
+    // extension. Locks for pages that are new are held for moments, by the load's own writers most of all.
+    let sql = "select a.pid, a.backend_start::text, coalesce(a.wait_event_type = 'Client' and not nodes.waits, false),
+            a.state_change::text, c.bytes_processed, waits.pids, waits.told,
+            case when nodes.waits then left(regexp_replace(a.query, '\\s+', ' ', 'g'), 40) end
         from pg_stat_activity a left join pg_stat_progress_copy c on c.pid = a.pid
+        cross join lateral (select a.state = 'active' and (a.wait_event_type = 'Extension'
+            or a.wait_event_type = 'Client' and a.wait_event = 'ClientRead' and c.pid is null) as waits) nodes
         left join lateral (
             select array_agg(blocker order by blocker) as pids,
                 string_agg(case when blocker = 0 then 'a prepared transaction' else
@@ -266,11 +276,34 @@ pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
             Some(row) if row.get(2) => {
                 Seen::WaitsForUs(Life { state_change: row.get(3), copied: row.get(4) })
             }
-            Some(row) => match (row.get(5), row.get(6)) {
-                (Some(pids), Some(told)) => Seen::WaitsForLock(Blockers { pids, told }),
+            Some(row) => match (row.get(5), row.get(6), row.get(7)) {
+                (Some(pids), Some(told), _) => Seen::WaitsForLock(Blockers { pids, told }),
+                (_, _, Some(statement)) => Seen::WaitsForNodes(statement),
                 _ => Seen::Works,
             },
         }
     };
     Ok(backends.iter().map(seen).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_that_waits_for_a_worker_is_waited_for_and_not_for_ever() {
+        let watched = Watched::new("writer");
+        let backend = Backend { pid: 1, started: None };
+        watched.set_backend(Some(backend.clone()));
+        watched.beat();
+        let waits = || Seen::WaitsForNodes("commit".into());
+        assert!(!watched.judge(&backend, waits()));
+        assert!(!watched.judge(&backend, waits()), "seen twice, as what waits for us would be");
+        let long_ago = Instant::now().checked_sub(NODES_MAX).expect("a machine that runs for minutes");
+        watched.lock().working_since = Some(long_ago);
+        assert!(!watched.judge(&backend, Seen::Works), "a server that is at work itself");
+        assert!(watched.judge(&backend, waits()));
+        watched.rest();
+        assert!(!watched.judge(&backend, waits()), "nobody waits for it any more");
+    }
 }

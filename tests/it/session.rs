@@ -7,6 +7,7 @@ use futures::{SinkExt, StreamExt};
 use tokio::runtime::Runtime;
 use tokio_postgres::types::{FromSqlOwned, ToSql};
 use tokio_postgres::{Client, Config, NoTls, Row};
+use vecload::postgres::watch::Backend;
 
 /// Longest wait for anything that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -78,6 +79,12 @@ impl Session {
     #[track_caller]
     pub(crate) fn count(&self, what: &str) -> i64 {
         self.one(&format!("select count(*) from {what}"))
+    }
+
+    /// Ends another session as a load does that has lost it.
+    #[track_caller]
+    pub(crate) fn end(&self, backend: &Backend) {
+        self.runtime.block_on(backend.end(&self.client)).expect("a backend that goes");
     }
 
     /// Waits until a condition holds, as this session sees it.

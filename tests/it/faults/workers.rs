@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use vecload::postgres::watch::Backend;
 
 use crate::cluster::Cluster;
 use crate::program::Running;
@@ -52,9 +53,11 @@ fn a_worker_that_crashes_in_the_middle_of_a_copy_is_waited_for() {
     load.ends_well();
 }
 
-/// The coordinator waits for a worker that says nothing, and the load for the coordinator, whose sessions it ends.
+/// The coordinator waits for a worker that says nothing, and the load for the coordinator: it says so where it can see
+/// that; where the coordinator seems to wait for the load, its session is ended, or does not go because of what it
+/// waits for.
 #[test]
-fn sessions_of_a_coordinator_that_waits_for_a_silent_worker_are_ended() {
+fn a_coordinator_that_waits_for_a_silent_worker_is_waited_for_or_its_session_ended() {
     let Some(mut load) = UnderWay::start() else { return };
     let coordinator = load.cluster.session(0);
     let writers = "pg_stat_activity where application_name like 'vecload load % writer %'";
@@ -63,15 +66,32 @@ fn sessions_of_a_coordinator_that_waits_for_a_silent_worker_are_ended() {
     let count = coordinator.count(&before);
     let frozen = load.cluster.freeze(1);
     let began = Instant::now();
-    // It is ended, or does not go because of what it waits for.
-    while coordinator.count(&before) == count && !load.running.said().contains("does not end") {
+    let told = ["for another node, in: ", "does not end"];
+    while coordinator.count(&before) == count && !told.iter().any(|told| load.running.said().contains(told)) {
         if load.running.has_ended_within(Duration::from_millis(50)) || began.elapsed() > PATIENCE {
+            let seen: Vec<String> = coordinator.column(&format!(
+                "select concat_ws(' ', state, wait_event_type, wait_event, left(query, 60)) from {writers}"
+            ));
             drop(frozen);
-            panic!("no session is ended: {}", load.running.said());
+            panic!("nobody is told of the silence: {}{seen:#?}", load.running.said());
         }
     }
     drop(frozen);
     load.ends_well();
+}
+
+/// Citus has a namesake of the function that ends a session.
+#[test]
+fn a_session_that_was_lost_is_ended_on_each_node() {
+    let Some(cluster) = Cluster::start(2) else { return };
+    for node in 0..2 {
+        let (lost, other) = (cluster.session(node), cluster.session(node));
+        let pid = lost.one("select pg_backend_pid()");
+        let started =
+            lost.one("select backend_start::text from pg_stat_activity where pid = pg_backend_pid()");
+        other.end(&Backend { pid, started: Some(started) });
+        assert_eq!(other.count(&format!("pg_stat_activity where pid = {pid}")), 0, "node {node}");
+    }
 }
 
 /// A worker dies, and its standby takes its place in the cluster under another address.
