@@ -34,6 +34,7 @@ pub(super) async fn run(context: &Context<'_>, arguments: ClusterArguments) -> R
     let server = context.server().await?;
     let session = server.connect("vecload cluster").await?;
     cluster::require(&session).await?;
+    cluster::bound_connects(&session).await?;
     match (arguments.command, node) {
         (ClusterCommand::Add { .. }, Some(node)) => add(context, &session, node, coordinator).await?,
         (ClusterCommand::Remove { block_writes, .. }, Some(node)) => {

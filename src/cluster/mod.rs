@@ -11,6 +11,8 @@ mod nodes;
 mod remove;
 mod status;
 
+use std::time::Duration;
+
 use tokio_postgres::Client;
 
 pub use add::{AddRequest, Added, add};
@@ -22,6 +24,18 @@ pub use status::{ClusterStatus, Disk, NodeStatus, status};
 
 use crate::error::{Error, Result};
 use crate::postgres::pg_error;
+
+/// How long Citus may try to reach a node; by itself it tries for 30 s, with each question.
+pub const NODE_CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Bounds what a session's questions to nodes take where one does not answer.
+pub async fn bound_connects(client: &Client) -> Result<()> {
+    let set = format!("set citus.node_connection_timeout = {}", NODE_CONNECT_MAX.as_millis());
+    client
+        .batch_execute(&set)
+        .await
+        .map_err(|error| pg_error("bound the time of connections to nodes", error))
+}
 
 /// Refuses a database without Citus, and a session with another node than the coordinator.
 pub async fn require(client: &Client) -> Result<()> {

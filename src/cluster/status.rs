@@ -88,16 +88,21 @@ pub async fn status(client: &Client, table: &QualifiedName) -> Result<ClusterSta
     let nodes = nodes(client).await?;
     let addresses: Vec<Address> = nodes.iter().map(|node| node.address.clone()).collect();
     let sql = facts_sql(table);
-    let mut facts = ask_json(client, &addresses, &sql).await?;
-    let mut disks = ask_json(client, &addresses, DISK_SQL).await?;
+    let facts = ask_json(client, &addresses, &sql).await?;
+    // Who is silent once keeps nobody waiting twice.
+    let answering = addresses.iter().zip(&facts).filter(|(_, facts)| facts.is_ok());
+    let answering: Vec<Address> = answering.map(|(address, _)| address.clone()).collect();
+    let mut disks = ask_json(client, &answering, DISK_SQL).await?.into_iter();
     let coordinator_registered = nodes.iter().any(Node::is_coordinator);
     let mut found = Vec::new();
     if !coordinator_registered {
         let facts = ask_here(client, &sql).await?;
         found.push(node_status(None, facts, ask_here(client, DISK_SQL).await?));
     }
-    for ((node, facts), disk) in nodes.iter().zip(facts.drain(..)).zip(disks.drain(..)) {
-        found.push(node_status(Some(node), facts, disk));
+    for (node, facts) in nodes.iter().zip(facts) {
+        let silent = |problem: &String| Some(Err(problem.clone()));
+        let disk = facts.as_ref().err().map_or_else(|| disks.next(), silent);
+        found.push(node_status(Some(node), facts, disk.unwrap_or_else(|| Err("it gave no answer".into()))));
     }
     Ok(ClusterStatus {
         table: table.to_string(),

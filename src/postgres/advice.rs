@@ -27,7 +27,7 @@ pub(super) fn for_server_error(error: &ServerError) -> Option<String> {
         }
         "53200" => "the server is out of memory: lower --writers, or its work_mem and maintenance_work_mem",
         "42501" => return Some(permission(error)),
-        "08006" if error.message.contains("remote node") => {
+        "08006" if ["remote node", "connections to the node"].iter().any(|of| error.message.contains(of)) => {
             "a worker of the cluster is away: start it, or take it out of the cluster"
         }
         // Citus has warned of what that node said.

@@ -245,9 +245,10 @@ pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
         return Ok(Vec::new());
     }
     let pids: Vec<i32> = backends.iter().map(|backend| backend.pid).collect();
-    // A statement that reads from a client without a COPY is Citus's, waiting for other nodes; so is one that waits in an
-    // extension. Locks for pages that are new are held for moments, by the load's own writers most of all.
-    let sql = "select a.pid, a.backend_start::text, coalesce(a.wait_event_type = 'Client' and not nodes.waits, false),
+    // A statement that reads from a client without a COPY is Citus's, waiting for other nodes; so is one that waits in
+    // an extension. Locks for pages that are new are held for moments, by the load's own writers most of all.
+    let sql = "select a.pid, a.backend_start::text,
+            coalesce(a.wait_event_type = 'Client' and not nodes.waits, false),
             a.state_change::text, c.bytes_processed, waits.pids, waits.told,
             case when nodes.waits then left(regexp_replace(a.query, '\\s+', ' ', 'g'), 40) end
         from pg_stat_activity a left join pg_stat_progress_copy c on c.pid = a.pid

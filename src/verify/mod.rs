@@ -28,9 +28,6 @@ use crate::postgres::{QualifiedName, ServerError, Session, pg_error};
 /// The longest a statement of a check may take.
 const STATEMENT_MAX: Duration = Duration::from_secs(30);
 
-/// How long Citus may try to reach a node.
-const NODE_CONNECT_MAX: Duration = Duration::from_secs(5);
-
 /// A check is a few statements, and a server that is alive ends each of them in time.
 const CHECK_MAX: Duration = Duration::from_secs(120);
 
@@ -258,17 +255,13 @@ fn table(target: &Target, relations: &Relations) -> Check {
 
 /// Bounds what this session's statements may take, and keeps the server's notices about nodes to what it answers.
 async fn bound(session: &Session, citus: bool) -> Result<()> {
-    let mut settings = vec![
-        format!("set statement_timeout = {}", STATEMENT_MAX.as_millis()),
-        "set client_min_messages = error".into(),
-    ];
-    if citus {
-        settings.push(format!("set citus.node_connection_timeout = {}", NODE_CONNECT_MAX.as_millis()));
-    }
+    let settings =
+        format!("set statement_timeout = {}; set client_min_messages = error", STATEMENT_MAX.as_millis());
     session
-        .batch_execute(&settings.join("; "))
+        .batch_execute(&settings)
         .await
-        .map_err(|error| session.error("bound the time of checks", error))
+        .map_err(|error| session.error("bound the time of checks", error))?;
+    if citus { crate::cluster::bound_connects(session).await } else { Ok(()) }
 }
 
 fn report(table: String, server: ServerVersions, checks: Vec<Check>) -> Report {

@@ -3,7 +3,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -251,6 +251,19 @@ fn a_node_that_is_down_is_told_and_keeps_its_shards(
         .says("bring it back");
     a_local_table_does_not_need_the_workers(cluster, session);
     cluster.revive(new);
+    let frozen = cluster.freeze(new);
+    let began = Instant::now();
+    let status = on(cluster, &["status"]).run().exits(0);
+    // Citus by itself tries for 30 s, with each question.
+    assert!(began.elapsed().as_secs() < 30, "{status}");
+    assert_eq!(status.report["nodes"][new]["reachable"], false, "{status}");
+    assert_eq!(status.report["nodes"][1]["reachable"], true, "{status}");
+    assert!(status.report["nodes"][1]["disk"].is_object(), "{status}");
+    // Whoever asks the shards hears of it, by Citus's own time or the session's.
+    let search = vecload(["search", "--random"]).with("--db", cluster.url(0));
+    let search = search.env("PGOPTIONS", "-c citus.node_connection_timeout=500");
+    search.run().exits(1).says("connections to the node").says("start it, or take it out of the cluster");
+    drop(frozen);
     assert_eq!(session.count("chunks"), ROWS);
 }
 
