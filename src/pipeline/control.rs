@@ -247,9 +247,7 @@ impl Control {
             }
             Seen::WaitsForNodes(statement) => (
                 Vec::new(),
-                format!(
-                    "for another node, in: {statement} (vecload cluster status tells which does not answer)"
-                ),
+                format!("for another node, in: {statement} (vecload cluster status tells if one is silent)"),
             ),
             _ => return,
         };

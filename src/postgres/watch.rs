@@ -19,9 +19,6 @@ pub const UNANSWERED_MAX: u32 = 3;
 /// A look is given up after so long.
 pub const LOOK_MAX: Duration = Duration::from_secs(5);
 
-/// A coordinator that has waited so long for a worker, within one step of one block, is not waited for any longer.
-const NODES_MAX: Duration = Duration::from_secs(300);
-
 /// A backend: its process number can be given out again, its start can't.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
@@ -149,10 +146,7 @@ impl Watched {
             return false;
         }
         state.unanswered = 0;
-        let is_over = matches!(seen, Seen::WaitsForNodes(_))
-            && state.working_since.is_some_and(|since| since.elapsed() >= NODES_MAX);
         let (is_lost, seen_waiting) = seen.is_loss(state.seen_waiting.take());
-        let is_lost = is_lost || is_over;
         state.seen_waiting = seen_waiting;
         if is_lost {
             // Who does not wait now has no use for it.
@@ -292,19 +286,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_coordinator_that_waits_for_a_worker_is_waited_for_and_not_for_ever() {
+    fn a_session_is_lost_that_twice_waits_for_us_and_not_one_that_waits_for_a_worker() {
         let watched = Watched::new("writer");
         let backend = Backend { pid: 1, started: None };
         watched.set_backend(Some(backend.clone()));
         watched.beat();
-        let waits = || Seen::WaitsForNodes("commit".into());
-        assert!(!watched.judge(&backend, waits()));
-        assert!(!watched.judge(&backend, waits()), "seen twice, as what waits for us would be");
-        let long_ago = Instant::now().checked_sub(NODES_MAX).expect("a machine that runs for minutes");
-        watched.lock().working_since = Some(long_ago);
-        assert!(!watched.judge(&backend, Seen::Works), "a server that is at work itself");
-        assert!(watched.judge(&backend, waits()));
+        let idle = || Seen::WaitsForUs(Life { state_change: None, copied: Some(7) });
+        let elsewhere = || Seen::WaitsForNodes("commit".into());
+        for (seen, is_lost) in [(idle(), false), (elsewhere(), false), (elsewhere(), false), (idle(), false)]
+        {
+            assert_eq!(watched.judge(&backend, seen), is_lost);
+        }
+        assert!(watched.judge(&backend, idle()));
         watched.rest();
-        assert!(!watched.judge(&backend, waits()), "nobody waits for it any more");
+        assert!(!watched.judge(&backend, idle()), "nobody waits for it any more");
     }
 }
