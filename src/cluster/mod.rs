@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::postgres::pg_error;
 
 /// How long Citus may try to reach a node; by itself it tries for 30 s, with each question.
-pub const NODE_CONNECT_MAX: Duration = Duration::from_secs(5);
+const NODE_CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// Bounds what a session's questions to nodes take where one does not answer.
 pub async fn bound_connects(client: &Client) -> Result<()> {

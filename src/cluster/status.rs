@@ -89,10 +89,12 @@ pub async fn status(client: &Client, table: &QualifiedName) -> Result<ClusterSta
     let addresses: Vec<Address> = nodes.iter().map(|node| node.address.clone()).collect();
     let sql = facts_sql(table);
     let facts = ask_json(client, &addresses, &sql).await?;
-    // Who is silent once keeps nobody waiting twice.
-    let answering = addresses.iter().zip(&facts).filter(|(_, facts)| facts.is_ok());
-    let answering: Vec<Address> = answering.map(|(address, _)| address.clone()).collect();
-    let mut disks = ask_json(client, &answering, DISK_SQL).await?.into_iter();
+    // Who can't be reached keeps nobody waiting twice; who refuses the question may answer another.
+    let unreached =
+        |facts: &Answer<NodeFacts>| facts.as_ref().err().filter(|why| is_unreachable(why)).cloned();
+    let reached = addresses.iter().zip(&facts).filter(|(_, facts)| unreached(facts).is_none());
+    let reached: Vec<Address> = reached.map(|(address, _)| address.clone()).collect();
+    let mut disks = ask_json(client, &reached, DISK_SQL).await?.into_iter();
     let coordinator_registered = nodes.iter().any(Node::is_coordinator);
     let mut found = Vec::new();
     if !coordinator_registered {
@@ -100,9 +102,10 @@ pub async fn status(client: &Client, table: &QualifiedName) -> Result<ClusterSta
         found.push(node_status(None, facts, ask_here(client, DISK_SQL).await?));
     }
     for (node, facts) in nodes.iter().zip(facts) {
-        let silent = |problem: &String| Some(Err(problem.clone()));
-        let disk = facts.as_ref().err().map_or_else(|| disks.next(), silent);
-        found.push(node_status(Some(node), facts, disk.unwrap_or_else(|| Err("it gave no answer".into()))));
+        // There is an answer for each that was asked.
+        let answer = || disks.next().unwrap_or_else(|| Err("it gave no answer".into()));
+        let disk = unreached(&facts).map_or_else(answer, Err);
+        found.push(node_status(Some(node), facts, disk));
     }
     Ok(ClusterStatus {
         table: table.to_string(),

@@ -238,8 +238,8 @@ impl Control {
         Ok(())
     }
 
-    /// A load that waits for another session's lock, or for a node that says nothing, would look as if the server were
-    /// slow.
+    /// A load that waits for another session's lock would look as if the server were slow, as would one that waits for
+    /// another node, which may be slow in fact.
     fn tell_of_wait(&self, session: &Watched, seen: &Seen) {
         let (pids, what) = match seen {
             Seen::WaitsForLock(blockers) => {
@@ -247,7 +247,9 @@ impl Control {
             }
             Seen::WaitsForNodes(statement) => (
                 Vec::new(),
-                format!("for another node, in: {statement} (vecload cluster status tells if one is silent)"),
+                format!(
+                    "for another node, in: {statement}; it is at work, or silent: vecload cluster status tells which"
+                ),
             ),
             _ => return,
         };

@@ -183,7 +183,7 @@ pub enum Seen {
     WaitsForUs(Life),
     /// It waits for others, which hold a lock or want it before.
     WaitsForLock(Blockers),
-    /// It is a Citus coordinator's, and waits for another node with this statement.
+    /// It is a Citus coordinator's, and waits for another node in a statement that begins with this word.
     WaitsForNodes(String),
     /// It works, or waits for something of the server's.
     Works,
@@ -244,7 +244,7 @@ pub async fn look(client: &Client, backends: &[Backend]) -> Result<Vec<Seen>> {
     let sql = "select a.pid, a.backend_start::text,
             coalesce(a.wait_event_type = 'Client' and not nodes.waits, false),
             a.state_change::text, c.bytes_processed, waits.pids, waits.told,
-            case when nodes.waits then left(regexp_replace(a.query, '\\s+', ' ', 'g'), 40) end
+            case when nodes.waits then upper(substring(a.query from '\\w+')) end
         from pg_stat_activity a left join pg_stat_progress_copy c on c.pid = a.pid
         cross join lateral (select a.state = 'active' and (a.wait_event_type = 'Extension'
             or a.wait_event_type = 'Client' and a.wait_event = 'ClientRead' and c.pid is null) as waits) nodes

@@ -20,6 +20,7 @@ use tokio_postgres::error::SqlState;
 
 use self::cluster::Cluster;
 use self::relations::Relations;
+use crate::cluster::bound_connects;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::catalog::{ServerVersions, Target};
 use crate::postgres::types::TargetType;
@@ -261,7 +262,7 @@ async fn bound(session: &Session, citus: bool) -> Result<()> {
         .batch_execute(&settings)
         .await
         .map_err(|error| session.error("bound the time of checks", error))?;
-    if citus { crate::cluster::bound_connects(session).await } else { Ok(()) }
+    if citus { bound_connects(session).await } else { Ok(()) }
 }
 
 fn report(table: String, server: ServerVersions, checks: Vec<Check>) -> Report {
