@@ -69,7 +69,7 @@ pub(crate) fn source_batch(rows: usize, dim: usize, channels: u64) -> (Batcher, 
     let batch = SourceBatch {
         origin: Origin { source: 0, unit: 0, first_row: 0 },
         rows,
-        embeddings: Embeddings { dim, values, faults: Vec::new() },
+        embeddings: Embeddings { dim, values, ..Embeddings::default() },
         columns,
         malformed: Vec::new(),
         positions: Vec::new(),

@@ -4,6 +4,7 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
 
 use super::reject::Reason;
+use crate::source::Embedding;
 
 pub use super::text::vector::read_text;
 
@@ -19,13 +20,20 @@ pub enum Elements {
 }
 
 /// Checks the elements of one embedding in one pass.
-pub fn check_elements(values: &[f32], half: bool) -> Elements {
+pub fn check_elements(embedding: Embedding<'_>, half: bool) -> Elements {
+    match embedding {
+        Embedding::Floats(values) => check_bits(values.iter().map(|value| value.to_bits()), half),
+        Embedding::Stored(values) => check_bits(values.iter().map(|value| u32::from_le_bytes(*value)), half),
+    }
+}
+
+fn check_bits(elements: impl Iterator<Item = u32>, half: bool) -> Elements {
     const INFINITE: u32 = f32::INFINITY.to_bits();
     // From here on rounding to half precision gives infinity; 65,504 is the largest that does not.
     const BEYOND_HALF: u32 = 65_520f32.to_bits();
     let limit = if half { BEYOND_HALF } else { INFINITE };
-    let (refused, union) = values.iter().fold((false, 0u32), |(refused, union), value| {
-        let magnitude = value.to_bits() & 0x7fff_ffff;
+    let (refused, union) = elements.fold((false, 0u32), |(refused, union), bits| {
+        let magnitude = bits & 0x7fff_ffff;
         (refused | (magnitude >= limit), union | magnitude)
     });
     match (refused, union) {
@@ -120,12 +128,18 @@ mod tests {
 
     #[test]
     fn elements_are_judged_by_the_target() {
-        assert_eq!(check_elements(&[1.0, -0.0], false), Elements::Good);
-        assert_eq!(check_elements(&[0.0, -0.0], false), Elements::Zero);
-        assert_eq!(check_elements(&[0.0, f32::NAN], false), Elements::Refused);
-        assert_eq!(check_elements(&[65_519.0], true), Elements::Good);
-        assert_eq!(check_elements(&[-65_520.0], true), Elements::Refused);
-        assert_eq!(check_elements(&[65_520.0], false), Elements::Good);
+        let check = |values: &[f32], half| {
+            let stored: Vec<[u8; 4]> = values.iter().map(|value| value.to_le_bytes()).collect();
+            let found = check_elements(Embedding::Floats(values), half);
+            assert_eq!(check_elements(Embedding::Stored(&stored), half), found);
+            found
+        };
+        assert_eq!(check(&[1.0, -0.0], false), Elements::Good);
+        assert_eq!(check(&[0.0, -0.0], false), Elements::Zero);
+        assert_eq!(check(&[0.0, f32::NAN], false), Elements::Refused);
+        assert_eq!(check(&[65_519.0], true), Elements::Good);
+        assert_eq!(check(&[-65_520.0], true), Elements::Refused);
+        assert_eq!(check(&[65_520.0], false), Elements::Good);
         assert_eq!(element_refusal(&[1.0, f32::NEG_INFINITY, f32::NAN], false), Some(Reason::Infinite));
     }
 

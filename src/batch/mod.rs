@@ -19,7 +19,7 @@ use self::embedding::Elements;
 use self::reject::{Reason, Reject, excerpt};
 use crate::error::{Error, Result};
 use crate::source::text::Position;
-use crate::source::{Origin, SourceBatch};
+use crate::source::{Embeddings, Origin, SourceBatch};
 
 /// Rows that are ready to be encoded.
 #[derive(Debug)]
@@ -32,10 +32,8 @@ pub struct ChunkBatch {
     pub rows: Vec<AcceptedRow>,
     /// One per target column in [`Batcher::columns`]; the embedding's and the id's are made later.
     pub cells: Vec<Cells>,
-    /// Dimension of the embeddings.
-    pub dim: usize,
     /// The embeddings, as they came from the source.
-    pub embeddings: Vec<f32>,
+    pub embeddings: Embeddings,
     /// Rejected rows, ascending.
     pub rejects: Vec<Reject>,
     /// Where each row of the source batch begins, in sources of text; else empty.
@@ -92,7 +90,7 @@ impl Batcher {
     /// Checks and maps a batch: all columns first, in COPY order, then the embedding; a row's first refusal is
     /// its reason.
     pub fn accept(&self, batch: SourceBatch) -> Result<ChunkBatch> {
-        let SourceBatch { origin, rows, embeddings, columns, malformed, positions } = batch;
+        let SourceBatch { origin, rows, mut embeddings, columns, malformed, positions } = batch;
         let mut refused: BTreeMap<usize, (String, Reason, String)> = BTreeMap::new();
         refused.extend(
             malformed.into_iter().map(|(row, reason, excerpt)| (row, (String::new(), reason, excerpt))),
@@ -120,17 +118,17 @@ impl Batcher {
             });
         }
 
-        let dim = embeddings.dim;
-        let expected = (rows - embeddings.faults.len()) * dim;
-        if embeddings.values.len() != expected {
+        let faults = std::mem::take(&mut embeddings.faults);
+        let expected = (rows - faults.len()) * embeddings.dim;
+        if embeddings.elements() != expected {
             return Err(Error::bug(format!(
                 "a batch of {rows} rows carries {} elements, expected {expected}",
-                embeddings.values.len()
+                embeddings.elements()
             )));
         }
         let mut accepted = Vec::with_capacity(rows);
         let mut zero_vectors = 0;
-        let mut faults = embeddings.faults.into_iter().peekable();
+        let mut faults = faults.into_iter().peekable();
         let mut next_embedding = 0;
         for row in 0..rows {
             if let Some((_, reason, excerpt)) = faults.next_if(|fault| fault.0 == row) {
@@ -139,14 +137,15 @@ impl Batcher {
             }
             let index = next_embedding;
             next_embedding += 1;
-            let values = &embeddings.values[index * dim..][..dim];
-            match embedding::check_elements(values, self.half) {
+            let embedding = embeddings.get(index).ok_or_else(|| missing(index))?;
+            match embedding::check_elements(embedding, self.half) {
                 Elements::Good => {}
                 Elements::Zero if refused.contains_key(&row) => {}
                 Elements::Zero => zero_vectors += 1,
                 Elements::Refused => {
-                    if let Some(reason) = embedding::element_refusal(values, self.half) {
-                        let excerpt = embedding_excerpt(values);
+                    let values = embedding.to_vec();
+                    if let Some(reason) = embedding::element_refusal(&values, self.half) {
+                        let excerpt = embedding_excerpt(&values);
                         refused
                             .entry(row)
                             .or_insert_with(|| (self.embedding_column.clone(), reason, excerpt));
@@ -173,13 +172,16 @@ impl Batcher {
             source_rows: rows,
             rows: accepted,
             cells,
-            dim,
-            embeddings: embeddings.values,
+            embeddings,
             rejects,
             positions: positions.into(),
             zero_vectors,
         })
     }
+}
+
+fn missing(index: usize) -> Error {
+    Error::bug(format!("a batch has no embedding {index}"))
 }
 
 /// The first elements of an embedding and the first that is not finite.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 pub use numeric::{NumericRefusal, put_numeric};
 pub use scalar::{POSTGRES_EPOCH_DAYS, POSTGRES_EPOCH_MICROS, put_array, put_null, put_value};
-pub use vector::{put_halfvec, put_vector, vector_field_bytes};
+pub use vector::{put_halfvec, put_stored_halfvec, put_stored_vector, put_vector, vector_field_bytes};
 
 /// Signature, flags (none) and header extension (none).
 pub const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";

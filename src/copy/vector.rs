@@ -4,6 +4,9 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+/// Elements converted at a time.
+const PIECE: usize = 64;
+
 /// Bytes of a field that holds a `vector` (4 bytes an element) or `halfvec` (2), its length included.
 pub fn vector_field_bytes(dim: usize, element_bytes: usize) -> usize {
     4 + 4 + dim * element_bytes
@@ -11,30 +14,50 @@ pub fn vector_field_bytes(dim: usize, element_bytes: usize) -> usize {
 
 /// Appends a field with a `vector`.
 pub fn put_vector(out: &mut Vec<u8>, values: &[f32]) {
+    put_elements(out, values, |value| value.to_bits().to_be_bytes());
+}
+
+/// The same of elements in little-endian bytes, as Parquet stores them.
+pub fn put_stored_vector(out: &mut Vec<u8>, values: &[[u8; 4]]) {
+    put_elements(out, values, |[a, b, c, d]| [d, c, b, a]);
+}
+
+/// Appends a field with a `halfvec`: each element is rounded to the nearest, as pgvector does.
+pub fn put_halfvec(out: &mut Vec<u8>, values: &[f32]) {
+    put_halves(out, values, |value| value);
+}
+
+/// The same of elements in little-endian bytes.
+pub fn put_stored_halfvec(out: &mut Vec<u8>, values: &[[u8; 4]]) {
+    put_halves(out, values, f32::from_le_bytes);
+}
+
+fn put_elements<T: Copy>(out: &mut Vec<u8>, values: &[T], swap: impl Fn(T) -> [u8; 4]) {
     put_head(out, values.len(), 4);
     // Swapped in a register's reach and appended: room that is zeroed first is written twice.
-    let mut swapped = [[0; 4]; 64];
-    for chunk in values.chunks(64) {
-        let swapped = &mut swapped[..chunk.len()];
-        for (target, value) in swapped.iter_mut().zip(chunk) {
-            *target = value.to_bits().to_be_bytes();
+    let mut swapped = [[0; 4]; PIECE];
+    for piece in values.chunks(PIECE) {
+        let swapped = &mut swapped[..piece.len()];
+        for (target, value) in swapped.iter_mut().zip(piece) {
+            *target = swap(*value);
         }
         out.extend_from_slice(swapped.as_flattened());
     }
 }
 
-/// Appends a field with a `halfvec`: each element is rounded to the nearest, as pgvector does.
-pub fn put_halfvec(out: &mut Vec<u8>, values: &[f32]) {
+fn put_halves<T: Copy>(out: &mut Vec<u8>, values: &[T], float: impl Fn(T) -> f32) {
     put_head(out, values.len(), 2);
-    let start = out.len();
-    out.resize(start + values.len() * 2, 0);
-    let mut halves = [f16::ZERO; 64];
-    for (target, chunk) in out[start..].chunks_mut(128).zip(values.chunks(64)) {
-        let halves = &mut halves[..chunk.len()];
-        halves.convert_from_f32_slice(chunk);
-        for (target, value) in target.chunks_exact_mut(2).zip(halves) {
-            target.copy_from_slice(&value.to_bits().to_be_bytes());
+    let (mut floats, mut halves, mut swapped) = ([0.0; PIECE], [f16::ZERO; PIECE], [[0; 2]; PIECE]);
+    for piece in values.chunks(PIECE) {
+        let count = piece.len();
+        for (target, value) in floats.iter_mut().zip(piece) {
+            *target = float(*value);
         }
+        halves[..count].convert_from_f32_slice(&floats[..count]);
+        for (target, value) in swapped.iter_mut().zip(&halves[..count]) {
+            *target = value.to_bits().to_be_bytes();
+        }
+        out.extend_from_slice(swapped[..count].as_flattened());
     }
 }
 
@@ -56,6 +79,9 @@ mod tests {
         put_vector(&mut out, &[1.0, -2.5]);
         assert_eq!(out, [0, 0, 0, 12, 0, 2, 0, 0, 0x3f, 0x80, 0, 0, 0xc0, 0x20, 0, 0]);
         assert_eq!(out.len(), vector_field_bytes(2, 4));
+        let mut stored = Vec::new();
+        put_stored_vector(&mut stored, &[1f32.to_le_bytes(), (-2.5f32).to_le_bytes()]);
+        assert_eq!(stored, out);
     }
 
     #[test]
@@ -69,5 +95,8 @@ mod tests {
             .map(|pair| f16::from_bits(u16::from_be_bytes([pair[0], pair[1]])).to_f32())
             .collect();
         assert_eq!(back, values);
+        let mut stored = Vec::new();
+        put_stored_halfvec(&mut stored, &values.iter().map(|value| value.to_le_bytes()).collect::<Vec<_>>());
+        assert_eq!(stored, out);
     }
 }

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
     use crate::batch::AcceptedRow;
     use crate::partition::Partitions;
-    use crate::source::Origin;
+    use crate::source::{Embeddings, Origin};
 
     fn batch(first_row: u64, hashes: &[i32]) -> ChunkBatch {
         let rows = hashes.iter().enumerate();
@@ -143,8 +143,7 @@ mod tests {
             source_rows: hashes.len(),
             rows: rows.collect(),
             cells: Vec::new(),
-            dim: 1,
-            embeddings: Vec::new(),
+            embeddings: Embeddings::default(),
             rejects: Vec::new(),
             positions: Vec::new().into(),
             zero_vectors: 0,

@@ -17,10 +17,11 @@ pub use origins::Origins;
 
 use crate::batch::{AcceptedRow, ChunkBatch};
 use crate::copy::{
-    IdRange, Segment, Slice, SourceRow, put_halfvec, put_value, put_vector, vector_field_bytes,
+    IdRange, Segment, Slice, SourceRow, put_halfvec, put_stored_halfvec, put_stored_vector, put_value,
+    put_vector, vector_field_bytes,
 };
 use crate::error::{Error, Result};
-use crate::source::Origin;
+use crate::source::{Embedding, Origin};
 
 /// Hash ranges that cover all hashes, ascending; partition `i` starts at `lows[i]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,10 +142,12 @@ impl Partitioner {
                 match field {
                     FieldSource::Cell(index) => batch.cells[*index].put(row.row as usize, &mut out),
                     FieldSource::Embedding => {
-                        let values = &batch.embeddings[row.embedding as usize * batch.dim..][..batch.dim];
-                        match self.half {
-                            true => put_halfvec(&mut out, values),
-                            false => put_vector(&mut out, values),
+                        match (batch.embeddings.get(row.embedding as usize), self.half) {
+                            (Some(Embedding::Floats(values)), false) => put_vector(&mut out, values),
+                            (Some(Embedding::Floats(values)), true) => put_halfvec(&mut out, values),
+                            (Some(Embedding::Stored(values)), false) => put_stored_vector(&mut out, values),
+                            (Some(Embedding::Stored(values)), true) => put_stored_halfvec(&mut out, values),
+                            (None, _) => return Err(Error::bug("a row has no embedding")),
                         }
                     }
                     FieldSource::Id(width) => match next_id.next() {
@@ -196,7 +199,7 @@ impl Partitioner {
     fn tuple_bytes(&self, batch: &ChunkBatch, row: AcceptedRow) -> usize {
         let fields = self.fields.iter().map(|field| match field {
             FieldSource::Cell(index) => batch.cells[*index].field_bytes(row.row as usize),
-            FieldSource::Embedding => vector_field_bytes(batch.dim, if self.half { 2 } else { 4 }),
+            FieldSource::Embedding => vector_field_bytes(batch.embeddings.dim, if self.half { 2 } else { 4 }),
             FieldSource::Id(width) => 4 + width,
         });
         2 + fields.sum::<usize>()

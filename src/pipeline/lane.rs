@@ -117,7 +117,7 @@ impl LaneContext {
         for piece in self.partitioner.pieces(&chunk, self.piece_bytes) {
             self.encode(&chunk, &piece)?;
         }
-        Ok(chunk.embeddings)
+        Ok(chunk.embeddings.values)
     }
 
     /// Encodes a piece of a batch into the open blocks.

@@ -1,6 +1,7 @@
 //! Sources of rows, cut into units that one lane reads each.
 
 pub mod discover;
+mod embeddings;
 pub mod fingerprint;
 pub mod parquet;
 pub mod synthetic;
@@ -11,6 +12,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use arrow::array::RecordBatch;
+
+pub use self::embeddings::{Embedding, Embeddings, StoredRows};
 
 use self::text::Position;
 use crate::batch::reject::Reason;
@@ -73,34 +76,4 @@ pub struct SourceBatch {
     pub malformed: Vec<(usize, Reason, String)>,
     /// Where each row begins, in sources of text; else empty.
     pub positions: Vec<Position>,
-}
-
-/// Embeddings of a batch: `dim` floats for each row that has no fault, one row after another.
-#[derive(Debug, Default)]
-pub struct Embeddings {
-    /// The target's dimension.
-    pub dim: usize,
-    /// `(rows − faults) × dim` elements.
-    pub values: Vec<f32>,
-    /// Rows without a usable embedding, ascending, each with the reason and an excerpt.
-    pub faults: Vec<(usize, Reason, String)>,
-}
-
-impl Embeddings {
-    /// Adds one row's embedding from a reader that gives it row by row.
-    pub fn push_row(
-        &mut self,
-        row: usize,
-        read: impl FnOnce(&mut Vec<f32>) -> Result<(), Reason>,
-        shown: impl FnOnce() -> String,
-    ) {
-        let start = self.values.len();
-        let fault = match read(&mut self.values) {
-            Ok(()) if self.values.len() - start == self.dim => return,
-            Ok(()) => Reason::Dimension { found: self.values.len() - start, expected: self.dim },
-            Err(reason) => reason,
-        };
-        self.values.truncate(start);
-        self.faults.push((row, fault, shown()));
-    }
 }

@@ -3,6 +3,8 @@
 mod file;
 mod footer;
 mod guard;
+mod levels;
+mod list_pages;
 mod lists;
 mod padded;
 mod pages;

@@ -10,7 +10,6 @@ use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelectionPolicy, RowSelector,
 };
 use parquet::basic::Repetition;
-use parquet::column::reader::get_column_reader;
 use parquet::errors::ParquetError;
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::schema::types::Type;
@@ -120,8 +119,7 @@ impl PartReader {
             };
             return Err(self.damaged("its columns", ParquetError::General(why)));
         }
-        let mut embeddings =
-            Embeddings { dim: self.dim, values: std::mem::take(&mut self.spare), faults: Vec::new() };
+        let mut embeddings = Embeddings::reusing(self.dim, std::mem::take(&mut self.spare));
         match &mut self.embedding {
             EmbeddingColumn::List(list) => {
                 if let Err(error) = list.read(rows, &mut embeddings) {
@@ -131,7 +129,6 @@ impl PartReader {
             }
             EmbeddingColumn::Arrow { place, text } => {
                 let array = batch.column(*place);
-                embeddings.values.clear();
                 for row in 0..rows {
                     let read = |out: &mut Vec<f32>| embedding::read_row(array.as_ref(), row, *text, out);
                     embeddings.push_row(row, read, || shown(array, row));
@@ -261,12 +258,8 @@ fn list_reader(
     let schema = file.metadata().file_metadata().schema_descr();
     let descriptor = schema.column(leaf);
     let root = &schema.root_schema().get_fields()[column];
-    let mut list = ListReader::new(
-        get_column_reader(Arc::clone(&descriptor), Box::new(reader)),
-        descriptor.max_def_level(),
-        is_optional(descriptor.self_type()),
-        is_optional(root),
-    )?;
+    let nullable_element = is_optional(descriptor.self_type());
+    let mut list = ListReader::new(Box::new(reader), descriptor, nullable_element, is_optional(root));
     if part.rows.start > 0 {
         list.skip(usize::try_from(part.rows.start).unwrap_or(usize::MAX))?;
     }

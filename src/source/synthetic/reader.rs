@@ -81,17 +81,16 @@ impl SyntheticReader {
         let found = self.synthetic.options.dim;
         let mut values = std::mem::take(&mut self.spare);
         if found != self.dim {
-            values.clear();
             let reason = Reason::Dimension { found, expected: self.dim };
             let faults = (0..rows.len()).map(|row| (row, reason.clone(), String::new())).collect();
-            return Embeddings { dim: self.dim, values, faults };
+            return Embeddings { faults, ..Embeddings::reusing(self.dim, values) };
         }
         // Kept as it is where it has the length: every element is written below.
         values.resize(rows.len() * found, 0.0);
         for (row, out) in rows.iter().zip(values.chunks_exact_mut(found)) {
             self.synthetic.write_embedding(row, out);
         }
-        Embeddings { dim: self.dim, values, faults: Vec::new() }
+        Embeddings { dim: self.dim, values, ..Embeddings::default() }
     }
 }
 

@@ -130,12 +130,11 @@ impl TextReader {
         }
         self.next = last_row;
         let rows = (last_row - first_row) as usize;
-        let mut values = std::mem::take(&mut self.spare);
-        values.clear();
-        values.reserve(rows * self.dim);
+        let mut embeddings = Embeddings::reusing(self.dim, std::mem::take(&mut self.spare));
+        embeddings.values.reserve(rows * self.dim);
         let builder = || BinaryBuilder::with_capacity(rows, rows * 64);
         let mut building = Building {
-            embeddings: Embeddings { dim: self.dim, values, faults: Vec::new() },
+            embeddings,
             columns: self.projection.columns.iter().map(|_| builder()).collect(),
             malformed: Vec::new(),
         };
