@@ -50,7 +50,7 @@ use self::feed::{Extents, FeedSource, Feeder, UnderWay};
 use self::ids::IdPool;
 use self::lane::LaneContext;
 use self::plan::LoadPlan;
-use self::queues::BlockQueues;
+use self::queues::{BlockQueues, Waiting};
 use self::routing::way_to;
 use self::steady::{Connector, Steady};
 use self::stop::Stop;
@@ -61,7 +61,7 @@ use crate::ledger::blocks::Run;
 use crate::ledger::coverage::Coverage;
 use crate::ledger::outbox::Outbox;
 use crate::memory::Budget;
-use crate::partition::{HeldBlock, OpenBlocks, Partitioner};
+use crate::partition::{OpenBlocks, Partitioner};
 use crate::postgres::watch::Watched;
 use crate::route::{Endpoint, Route, Routing};
 
@@ -222,10 +222,10 @@ impl Attempt {
         for endpoint in 0..self.routing.endpoints.len() {
             let (here, others): (Vec<_>, _) = writers.into_iter().partition(|(of, _)| *of == endpoint);
             writers = others;
-            let (sender, receiver) = channel::<HeldBlock>(2 * here.len().max(1));
-            // Only writers hold the receiver: when the last has gone, lanes notice.
-            let receiver = Arc::new(Mutex::new(receiver));
-            tasks.extend(here.into_iter().map(|(_, writer)| tokio::spawn(writer.run(Arc::clone(&receiver)))));
+            let (sender, waiting) = Waiting::new(here.len(), self.plan.target.citus.is_some());
+            // Only writers hold the other end: when the last has gone, lanes notice.
+            let waiting = Arc::new(waiting);
+            tasks.extend(here.into_iter().map(|(_, writer)| tokio::spawn(writer.run(Arc::clone(&waiting)))));
             senders.push(sender);
         }
         (BlockQueues::new(senders, Arc::clone(&self.routing)), tasks)

@@ -1,9 +1,11 @@
 //! Sealed blocks on their way to the writers.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::Sender;
+use tokio::sync::Mutex as QueueMutex;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::partition::HeldBlock;
 use crate::route::Routing;
@@ -11,6 +13,42 @@ use crate::route::Routing;
 /// Writers that have had no block of their own for so long help others. On Citus it takes them a connection to another
 /// worker, a process there that is to be worth its start.
 const STAND_IN_AFTER: Duration = Duration::from_millis(250);
+
+/// Where the writers of one endpoint take blocks from.
+#[derive(Debug)]
+pub struct Waiting {
+    receiver: QueueMutex<(Receiver<HeldBlock>, VecDeque<HeldBlock>)>,
+    /// Blocks that are chosen from.
+    choice: usize,
+}
+
+impl Waiting {
+    /// A queue for an endpoint with so many writers: two blocks for each. On Citus writers choose.
+    pub fn new(writers: usize, is_citus: bool) -> (Sender<HeldBlock>, Self) {
+        let choice = if is_citus { writers.max(1) } else { 0 };
+        let (sender, receiver) = channel((2 * writers).max(2) - choice);
+        (sender, Self { receiver: QueueMutex::new((receiver, VecDeque::new())), choice })
+    }
+
+    /// The next block for a writer: the first for a place that it knows, if one is there, else the first. A worker's
+    /// backend takes some milliseconds to open a shard that it has never written to. `None` at the end.
+    pub async fn next(&self, knows: impl Fn(usize) -> bool) -> Option<HeldBlock> {
+        let (receiver, chosen_from) = &mut *self.receiver.lock().await;
+        if chosen_from.is_empty() {
+            chosen_from.extend(receiver.recv().await);
+        }
+        let known = loop {
+            match chosen_from.iter().position(|held| knows(held.place)) {
+                None if chosen_from.len() < self.choice => match receiver.try_recv() {
+                    Ok(block) => chosen_from.push_back(block),
+                    Err(_empty) => break None,
+                },
+                known => break known,
+            }
+        };
+        chosen_from.remove(known.unwrap_or(0))
+    }
+}
 
 /// One queue for each endpoint.
 #[derive(Debug, Clone)]
@@ -47,15 +85,13 @@ impl BlockQueues {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc::channel;
-
     use super::*;
     use crate::partition::Partitions;
     use crate::route::shards::Node;
     use crate::route::{Endpoint, Route};
 
     /// Two places, each with a queue of one block.
-    fn queues(node: Option<&Node>) -> (BlockQueues, [tokio::sync::mpsc::Receiver<HeldBlock>; 2]) {
+    fn queues(node: Option<&Node>) -> (BlockQueues, [Receiver<HeldBlock>; 2]) {
         let endpoint = Endpoint { node: node.cloned(), tables: Vec::new(), settings: String::new() };
         let routing = Routing {
             route: Route::Coordinator,
@@ -99,5 +135,31 @@ mod tests {
         queues.of(0).try_send(HeldBlock::default()).unwrap();
         has_been_idle(&queues, 1);
         assert!(queues.of(0).same_channel(&queues.senders[0]));
+    }
+
+    #[tokio::test]
+    async fn a_writer_takes_what_it_knows_and_all_are_taken() {
+        let block = |place| HeldBlock { place, ..HeldBlock::default() };
+        let (sender, waiting) = Waiting::new(2, true);
+        let send = |place: &usize| sender.try_send(block(*place)).unwrap();
+        let next = async |known: usize| waiting.next(|place| place == known).await.map(|block| block.place);
+        [3, 5].iter().for_each(send);
+        assert_eq!(next(5).await, Some(5), "what it knows");
+        [7, 7].iter().for_each(send);
+        assert_eq!(next(7).await, Some(7));
+        assert_eq!(next(9).await, Some(3), "the first");
+        drop(sender);
+        assert_eq!((next(9).await, next(9).await), (Some(7), None));
+    }
+
+    #[tokio::test]
+    async fn without_citus_blocks_come_in_order() {
+        let (sender, waiting) = Waiting::new(1, false);
+        for place in [1, 2] {
+            sender.try_send(HeldBlock { place, ..HeldBlock::default() }).unwrap();
+        }
+        assert!(sender.try_send(HeldBlock::default()).is_err(), "two for each writer");
+        let next = async || waiting.next(|place| place == 2).await.map(|block| block.place);
+        assert_eq!((next().await, next().await), (Some(1), Some(2)));
     }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex as QueueMutex;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 use tokio_postgres::Client;
 
 use super::counters::Counters;
 use super::plan::LoadPlan;
+use super::queues::Waiting;
 use super::steady::{Connector, Steady, given_up, silent};
 use super::stop::Stop;
 use super::verdict::RejectLimit;
@@ -95,11 +95,12 @@ impl BlockWriter {
     }
 
     /// Takes blocks until there are none or the load stops.
-    pub async fn run(mut self, blocks: Arc<QueueMutex<Receiver<HeldBlock>>>) {
+    pub async fn run(mut self, blocks: Arc<Waiting>) {
         let stop = Arc::clone(&self.connector.stop);
         loop {
             let waiting = Instant::now();
-            let next = async { blocks.lock().await.recv().await };
+            let knows = |place| self.writer.as_ref().is_some_and(|writer| writer.knows(place));
+            let next = blocks.next(knows);
             // A block in hand is finished; one still in the queue when the load stops is left to the next run.
             let block = tokio::select! {
                 biased;

@@ -5,7 +5,7 @@
 mod isolate;
 mod message;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hasher;
 use std::pin::pin;
 use std::sync::Arc;
@@ -49,6 +49,8 @@ pub struct Writer {
     source_ids: Arc<[i64]>,
     /// What is prepared for each table that blocks have gone into.
     prepared: HashMap<usize, PreparedTable>,
+    /// Places that blocks were of.
+    places: HashSet<usize>,
     /// Where blocks go into shards.
     guards: Option<PreparedGuards>,
     /// The table of the block in hand.
@@ -132,6 +134,7 @@ impl Writer {
             run,
             source_ids,
             prepared,
+            places: HashSet::new(),
             guards,
             current: 0,
             commit_sent,
@@ -159,6 +162,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether it has had a block of this place.
+    pub fn knows(&self, place: usize) -> bool {
+        self.places.contains(&place)
+    }
+
     fn table(&self) -> &CopyTable {
         &self.endpoint.tables[self.current]
     }
@@ -181,6 +189,7 @@ impl Writer {
     ) -> Result<(), WriteFailure> {
         self.commit_sent.store(false, Ordering::Relaxed);
         watched.beat();
+        self.places.insert(held.place);
         self.turn_to(self.endpoint.table_of(held.place)).await?;
         let block = &held.block;
         let failure = match self.transact(block, rejects, number, watched).await {
