@@ -1,4 +1,4 @@
-//! Reading Parquet: the embedding by the typed column reader, beside Arrow's own reader for everything.
+//! Reading Parquet: the embedding from its pages, beside Arrow's own reader for everything.
 
 #![expect(clippy::expect_used, reason = "a benchmark that can't run ends there and then")]
 

@@ -199,8 +199,9 @@ impl LoadPlan {
         (BATCH_BYTES / (self.dim * 4).max(row_bytes).max(1)).clamp(1, BATCH_ROWS_MAX)
     }
 
-    /// Memory a lane works in besides its pages: the embeddings (in 4 and, for `f64` sources, 8 bytes), two
-    /// levels of 2 bytes an element, and the other columns as they are read and as they are converted.
+    /// Memory a lane works in besides its pages: the embeddings (in 4 and, for `f64` sources, 8 bytes) and, where they
+    /// have to be decoded, two levels of 2 bytes an element; the other columns as they are read and as they are
+    /// converted.
     pub fn working_bytes(&self, row_bytes: usize) -> usize {
         self.batch_rows(row_bytes) * (self.dim * 16 + row_bytes * 2) + BATCH_BYTES
     }

@@ -14,12 +14,23 @@ use crate::route::Routing;
 /// worker, a process there that is to be worth its start.
 const STAND_IN_AFTER: Duration = Duration::from_millis(250);
 
+/// A block that was passed over so often has waited long enough.
+const PASSED_MAX: usize = 16;
+
 /// Where the writers of one endpoint take blocks from.
 #[derive(Debug)]
 pub struct Waiting {
-    receiver: QueueMutex<(Receiver<HeldBlock>, VecDeque<HeldBlock>)>,
+    queue: QueueMutex<Queue>,
     /// Blocks that are chosen from.
     choice: usize,
+}
+
+#[derive(Debug)]
+struct Queue {
+    receiver: Receiver<HeldBlock>,
+    chosen_from: VecDeque<HeldBlock>,
+    /// How often the first of them was passed over.
+    passed: usize,
 }
 
 impl Waiting {
@@ -27,18 +38,20 @@ impl Waiting {
     pub fn new(writers: usize, is_citus: bool) -> (Sender<HeldBlock>, Self) {
         let choice = if is_citus { writers.max(1) } else { 0 };
         let (sender, receiver) = channel((2 * writers).max(2) - choice);
-        (sender, Self { receiver: QueueMutex::new((receiver, VecDeque::new())), choice })
+        let queue = Queue { receiver, chosen_from: VecDeque::new(), passed: 0 };
+        (sender, Self { queue: QueueMutex::new(queue), choice })
     }
 
     /// The next block for a writer: the first for a place that it knows, if one is there, else the first. A worker's
     /// backend takes some milliseconds to open a shard that it has never written to. `None` at the end.
     pub async fn next(&self, knows: impl Fn(usize) -> bool) -> Option<HeldBlock> {
-        let (receiver, chosen_from) = &mut *self.receiver.lock().await;
+        let Queue { receiver, chosen_from, passed } = &mut *self.queue.lock().await;
         if chosen_from.is_empty() {
             chosen_from.extend(receiver.recv().await);
         }
         let known = loop {
             match chosen_from.iter().position(|held| knows(held.place)) {
+                _ if *passed >= PASSED_MAX => break None,
                 None if chosen_from.len() < self.choice => match receiver.try_recv() {
                     Ok(block) => chosen_from.push_back(block),
                     Err(_empty) => break None,
@@ -46,7 +59,9 @@ impl Waiting {
                 known => break known,
             }
         };
-        chosen_from.remove(known.unwrap_or(0))
+        let taken = known.unwrap_or(0);
+        *passed = if taken == 0 { 0 } else { *passed + 1 };
+        chosen_from.remove(taken)
     }
 }
 
@@ -150,6 +165,19 @@ mod tests {
         assert_eq!(next(9).await, Some(3), "the first");
         drop(sender);
         assert_eq!((next(9).await, next(9).await), (Some(7), None));
+    }
+
+    #[tokio::test]
+    async fn a_block_that_nobody_knows_is_not_passed_over_for_ever() {
+        let (sender, waiting) = Waiting::new(2, true);
+        let send = |place| sender.try_send(HeldBlock { place, ..HeldBlock::default() }).unwrap();
+        send(1);
+        let mut taken = Vec::new();
+        for _ in 0..=PASSED_MAX {
+            send(7);
+            taken.extend(waiting.next(|place| place == 7).await.map(|block| block.place));
+        }
+        assert_eq!(taken, [vec![7; PASSED_MAX], vec![1]].concat());
     }
 
     #[tokio::test]

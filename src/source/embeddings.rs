@@ -40,6 +40,7 @@ impl Embedding<'_> {
 #[derive(Debug, Default)]
 pub struct StoredRows {
     pages: Vec<Bytes>,
+    held_bytes: usize,
     /// Page and element that each row begins with.
     rows: Vec<(u32, u32)>,
 }
@@ -47,6 +48,7 @@ pub struct StoredRows {
 impl StoredRows {
     /// Takes a page from which rows are added; gives its number.
     pub fn add_page(&mut self, page: Bytes) -> u32 {
+        self.held_bytes += page.len();
         self.pages.push(page);
         // A batch has fewer pages than rows, and those are counted in 32 bits.
         (self.pages.len() - 1) as u32
@@ -57,8 +59,14 @@ impl StoredRows {
         self.rows.push((page, element));
     }
 
+    /// Bytes of all pages.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     fn clear(&mut self) {
         self.pages.clear();
+        self.held_bytes = 0;
         self.rows.clear();
     }
 }

@@ -123,7 +123,7 @@ fn read(path: &Path, dim: usize) -> vecload::error::Result<u64> {
                 rows += batch.rows as u64;
                 assert_eq!(batch.columns.num_rows(), batch.rows, "columns go in step");
                 let good = batch.rows - batch.embeddings.faults.len();
-                assert_eq!(batch.embeddings.values.len(), good * dim, "embeddings go in step");
+                assert_eq!(batch.embeddings.elements(), good * dim, "embeddings go in step");
             }
         }
     }

@@ -32,8 +32,12 @@ pub(super) struct ListPages {
     descriptor: ColumnDescPtr,
     decoder: ColumnReader,
     handed: Handed,
+    /// A column chunk has one dictionary at most.
+    has_dictionary: bool,
     /// The decoder may have more of the page that it was handed.
     is_decoding: bool,
+    /// Levels of the last piece that was decoded, the most that the next is given room for beforehand.
+    decoded_levels: usize,
 }
 
 impl ListPages {
@@ -41,24 +45,38 @@ impl ListPages {
     pub(super) fn new(pages: Box<dyn PageReader>, descriptor: ColumnDescPtr) -> Self {
         let handed = Handed::default();
         let decoder = get_column_reader(Arc::clone(&descriptor), Box::new(handed.clone()));
-        Self { pages, descriptor, decoder, handed, is_decoding: false }
+        Self {
+            pages,
+            descriptor,
+            decoder,
+            handed,
+            has_dictionary: false,
+            is_decoding: false,
+            decoded_levels: 0,
+        }
     }
 
     /// The next piece; one that has to be decoded holds about so many rows.
     pub(super) fn next_piece(&mut self, rows: usize) -> Result<Option<Piece>> {
         loop {
             if self.is_decoding {
-                match guarded(|| decode(&mut self.decoder, rows))? {
-                    Some(piece) => return Ok(Some(piece)),
-                    None => self.is_decoding = false,
+                let piece = guarded(|| decode(&mut self.decoder, rows, self.decoded_levels))?;
+                if let Some(piece) = piece {
+                    self.decoded_levels = piece.repetitions.left();
+                    return Ok(Some(piece));
                 }
+                self.is_decoding = false;
             }
             let Some(page) = guarded(|| self.pages.get_next_page())? else { return Ok(None) };
+            if page.is_dictionary_page() {
+                self.take_dictionary(page)?;
+                continue;
+            }
             match self.plain(&page)? {
                 Some(piece) if piece.repetitions.left() > 0 => return Ok(Some(piece)),
                 Some(_empty) => {}
                 None => {
-                    self.is_decoding = page.is_data_page();
+                    self.is_decoding = true;
                     self.handed.push(page);
                 }
             }
@@ -77,13 +95,27 @@ impl ListPages {
         }
         guarded(|| {
             while self.pages.peek_next_page()?.is_some_and(|page| page.is_dict) {
-                self.pages.get_next_page()?.into_iter().for_each(|dictionary| self.handed.push(dictionary));
+                if let Some(page) = self.pages.get_next_page()? {
+                    self.take_dictionary(page)?;
+                }
             }
             let next = self.pages.peek_next_page()?.and_then(|page| page.num_rows);
             let Some(skipped) = next.filter(|count| (1..=rows).contains(count)) else { return Ok(None) };
             self.pages.skip_next_page()?;
             Ok(Some(skipped))
         })
+    }
+
+    /// Keeps the dictionary for the pages that need it.
+    fn take_dictionary(&mut self, page: Page) -> Result<()> {
+        if !page.is_dictionary_page() {
+            return Err(ParquetError::General("a data page where the index has a dictionary".into()));
+        }
+        if std::mem::replace(&mut self.has_dictionary, true) {
+            return Err(ParquetError::General("it has more than one dictionary".into()));
+        }
+        self.handed.push(page);
+        Ok(())
     }
 
     /// A page of plain values as a piece; `None` if it is none.
@@ -130,18 +162,18 @@ impl ListPages {
     }
 }
 
-/// What the decoder has of its page, up to so many rows.
-fn decode(decoder: &mut ColumnReader, rows: usize) -> Result<Option<Piece>> {
-    let (mut definitions, mut repetitions) = (Vec::new(), Vec::new());
+/// What the decoder has of its page, up to so many rows, with room for so many levels.
+fn decode(decoder: &mut ColumnReader, rows: usize, room: usize) -> Result<Option<Piece>> {
+    let (mut definitions, mut repetitions) = (Vec::with_capacity(room), Vec::with_capacity(room));
     let levels = (Some(&mut definitions), Some(&mut repetitions));
     let values = match decoder {
         ColumnReader::FloatColumnReader(column) => {
-            let mut values = Vec::new();
+            let mut values = Vec::with_capacity(room);
             column.read_records(rows, levels.0, levels.1, &mut values)?;
             values.iter().map(|value| value.to_le_bytes()).collect::<Vec<_>>().into_flattened()
         }
         ColumnReader::DoubleColumnReader(column) => {
-            let mut values = Vec::new();
+            let mut values = Vec::with_capacity(room);
             column.read_records(rows, levels.0, levels.1, &mut values)?;
             values.iter().map(|value| value.to_le_bytes()).collect::<Vec<_>>().into_flattened()
         }

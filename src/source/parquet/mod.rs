@@ -148,8 +148,15 @@ impl ParquetFile {
             for leaf in self.leaves(*column) {
                 let needs = self.survey(row_group, leaf)?;
                 let nested = self.metadata().file_metadata().schema_descr().column(leaf).max_rep_level() > 0;
-                let levels = if nested { needs.values.saturating_mul(4) } else { 0 };
-                let page = [needs.uncompressed_bytes, needs.dictionary_bytes, levels]
+                // Two levels of two bytes for each value; or the page before, of which a batch of lists still has rows.
+                let beside = match nested {
+                    true if *column == projection.embedding => {
+                        needs.values.saturating_mul(4).max(needs.uncompressed_bytes)
+                    }
+                    true => needs.values.saturating_mul(4),
+                    false => 0,
+                };
+                let page = [needs.uncompressed_bytes, needs.dictionary_bytes, beside]
                     .into_iter()
                     .fold(needs.compressed_bytes, u64::saturating_add);
                 bytes.total = bytes.total.saturating_add(page);
@@ -274,7 +281,7 @@ impl ParquetFile {
         (0..schema.num_columns()).filter(|leaf| schema.get_column_root_idx(*leaf) == column).collect()
     }
 
-    /// The leaf of an embedding that the typed column reader can read: a list of floats.
+    /// The leaf of an embedding that is read from its pages: a list of floats.
     fn float_leaf(&self, column: usize) -> Option<(usize, Physical)> {
         let (DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _)) =
             self.fields()[column].data_type()

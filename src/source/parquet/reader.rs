@@ -42,7 +42,7 @@ pub struct PartReader {
 }
 
 enum EmbeddingColumn {
-    /// A list of floats, by the typed column reader.
+    /// A list of floats, from its pages.
     List(Box<ListReader>),
     /// Any other form, from this place of Arrow's batches.
     Arrow { place: usize, text: bool },
