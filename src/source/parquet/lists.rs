@@ -16,6 +16,9 @@ use crate::source::Embeddings;
 /// Elements shown of a list that is rejected.
 const SHOWN: usize = 5;
 
+/// Rows decoded at a time that are skipped: parts of a row group begin with a page, so there are few.
+const SKIPPED: usize = 64;
+
 /// Pages of a batch that are held, besides the last, in terms of its rows.
 const HELD_TIMES: usize = 2;
 
@@ -96,7 +99,8 @@ impl ListReader {
             match if is_within { None } else { self.pages.skip_page(left)? } {
                 Some(count) => skipped += count,
                 None => {
-                    self.take_list(left)?.ok_or_else(|| too_few(skipped, rows))?;
+                    // What has to be decoded is decoded for nothing, and never all at once.
+                    self.take_list(left.min(SKIPPED))?.ok_or_else(|| too_few(skipped, rows))?;
                     skipped += 1;
                 }
             }
